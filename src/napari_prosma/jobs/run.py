@@ -17,6 +17,7 @@ from napari_prosma.layers.dask_cache import MOST, SmallCache
 from napari_prosma.layers.source import is_large
 from prosma_core.engine.messages import Cancelled, Failed, Message, is_last
 from prosma_core.events import StageStarted, TileDone, Working
+from prosma_core.io.hardware import give_back_memory
 from prosma_core.printable import TimeLeft, format_duration
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +27,14 @@ CACHE = (
     "with ProSMA, or turn on File > Preferences > Experimental > Render Layers Asynchronously."
 )
 
+TIDY = 3000
+"""Milliseconds after which memory of unpacked blocks that have left the cache is returned to the system."""
+
 Handlers = Mapping[type, Callable[[Any], None]]
+
+
+def _nothing(_: object) -> None:
+    """Do nothing with the result of a thread."""
 
 
 @dataclass
@@ -77,6 +85,8 @@ class JobRun(ABC):
         scan = spec.scan if isinstance(spec, ScanSpec) else None
         if scan is not None and hasattr(scan.data, "dask") and is_large(scan) and not self._ended:
             self._cache = SmallCache()
+            self._tidying = jobs.timer(lambda: jobs.run(give_back_memory, _nothing, _nothing), repeat=True)
+            self._tidying.start(TIDY)
         self._begun = True
         if self.cancelling:  # by an event that came while it began
             self.job.cancel()
@@ -112,6 +122,7 @@ class JobRun(ABC):
         self._ended = is_last(message)
         if self._ended and self._cache is not None:
             self._cache.give_back()
+            self._tidying.stop()
         handle = None if self.abandoned or self.broken else self.handlers.get(type(message))
         try:
             if handle is not None:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import psutil
 
+from napari_prosma.layers.placement import same_grid
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.layers.stored import FileArray
 from napari_prosma.layers.zarr_slices import ZarrArray
 from prosma_core.data.geometry import SPATIAL_AXES, Scan
 from prosma_core.data.lazy import IN_CORE
 from prosma_core.errors import ProsmaError
+from prosma_core.io.remote import RemotePath
 from prosma_core.io.zarr_stores import StoredPath, is_zipped
 
 PER_VOXEL = 24
@@ -85,6 +87,27 @@ def source_of(scan: LayerScan) -> Source | None:
     if array is not None:
         return _in_zarr(scan, array)
     return _in_file(scan) if scan.path is not None and _has_no_zarr(scan.data) else None
+
+
+def own_file(scan: LayerScan) -> Path | None:
+    """The local file of a large layer that says the same of its scan as the layer does; None where there is none.
+
+    Another program that reads this file alone, by parts, has the voxels, axes and voxel size that are shown.
+    """
+    from prosma_core.io.images import lazy_image  # with all file formats: late, to open the widgets sooner
+
+    found = source_of(scan) if is_large(scan) else None
+    if found is None or found.select or isinstance(found.path, RemotePath):
+        return None
+    try:
+        stored = lazy_image(found.path)
+    except ProsmaError:
+        return None
+    if stored is None or stored.data.dtype != scan.dtype:
+        return None
+    mine, its = scan.spec, stored.spec
+    same = (mine.axes, mine.shape, mine.unit, mine.world) == (its.axes, its.shape, its.unit, its.world)
+    return found.path if same and same_grid(mine.affine, its.affine, its.spacing) else None
 
 
 def _zarr_array(data: Any) -> Any:

@@ -13,7 +13,7 @@ from napari_prosma.layers.stored import PartArray
 from prosma_core.data.geometry import Box, box_shape, box_slices
 from prosma_core.io.read_ahead import Windows
 
-WINDOW = 48 << 20
+WINDOW = 36 << 20
 """Bytes of unpacked slices that lie side by side, read at once."""
 COLORS = 4
 """Voxels along an axis up to which it may be that of colors."""

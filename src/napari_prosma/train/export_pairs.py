@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import shutil
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from napari_prosma.layers.results import file_notes, labels_layer
 from napari_prosma.layers.scan import LayerScan
 from napari_prosma.layers.slices import Base, Marks, keep, marks_of, noted_marks, usual_axis
+from napari_prosma.layers.source import is_large, own_file
 from napari_prosma.train.pairs import Pair
 from napari_prosma.train.sources import Source, classes_known, image_scan, labels_scan, provenance_of, states_of_labels
 from prosma_core.config.model import ClassInfo
@@ -32,6 +34,7 @@ from prosma_core.io.names import image_suffix, safe_name, stem
 from prosma_core.io.notes import noted_slices, slices_note
 from prosma_core.io.output_plan import OutputPlan
 from prosma_core.io.remote import input_path
+from prosma_core.io.zarr_images import create_zarr
 from prosma_core.printable import counted
 from prosma_core.runs.run_folder import RunFolder
 
@@ -46,7 +49,8 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
     """Write the layers of pairs into a folder as ``images/NAME`` and ``labels/NAME``. To be run in a thread.
 
     A layer that lies on a patient's grid becomes a NIfTI with the header of its file, any other an OME-Zarr. Both keep
-    axes, voxel size, unit and values; NIfTI keeps no names of channels. Files of pairs stay where they are, apart from
+    axes, voxel size, unit and values; NIfTI keeps no names of channels. Of an image larger than memory, a link to its
+    file is made, or a zarr written part by part. Files of pairs stay where they are, apart from
     those that hold one channel each, which are put into one, and from labels that are to be copied.
 
     Parameters
@@ -82,8 +86,9 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
     for i, pair in enumerate(pairs):
         key = pair.image.key
         if key not in done:
-            yield f"Writing {pair.image.name} ({i + 1} of {len(pairs)})"
-            done[key] = _write_image(pair.image, images / image_names[i])
+            words = f"Writing {pair.image.name} ({i + 1} of {len(pairs)})"
+            yield words
+            done[key] = yield from _write_image(pair.image, images / image_names[i], words)
         yield f"Writing {pair.labels.name} ({i + 1} of {len(pairs)})"
         files.append((done[key], _write_labels(pair, labels / label_names[i])))
     return tuple(files)
@@ -140,7 +145,7 @@ def remove_files(paths: Iterable[Path]) -> None:
     """Remove files, or folders, that nobody needs any more; what cannot be removed stays."""
     for path in paths:
         with contextlib.suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def case_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -283,11 +288,13 @@ def _files_of(source: Source) -> tuple[Path, ...]:
     return (input_path(path),) if path else ()
 
 
-def _write_image(source: Source, path: Path) -> Path:
+def _write_image(source: Source, path: Path, words: str) -> Generator[str, None, Path]:
     """File of an image, written where it is none yet; `path` lacks its suffix."""
     phantom = ""
     if source.layer is not None:
         layer = image_scan(source)
+        if is_large(layer):
+            return (yield from _store_image(layer, path, words))
         scan, phantom = Scan(layer.load(), layer.spec), str(layer.metadata.get("synthetic", ""))
     elif source.channels:
         scan = DECODER.read_channels(source.channels)
@@ -297,6 +304,30 @@ def _write_image(source: Source, path: Path) -> Path:
     path = path.with_name(path.name + suffix)
     notes = file_notes({"program": "phantom", "synthetic": phantom}, (), "image") if phantom else None
     write_image(path, scan.data, spec, overwrite=True, provenance=notes)
+    return path
+
+
+def _store_image(scan: LayerScan, path: Path, words: str) -> Generator[str, None, Path]:
+    """A link to the file of a large image, or a zarr with its voxels; `path` lacks its suffix."""
+    file = own_file(scan)
+    if file is not None:
+        link = path.with_name(path.name + (image_suffix(file) or ".zarr"))
+        remove_files([link])
+        with contextlib.suppress(OSError):  # no links on this file system, or not for this user
+            link.symlink_to(file, target_is_directory=file.is_dir())
+            return link
+    path = path.with_name(f"{path.name}.ome.zarr")
+    remove_files([path])
+    size, free = math.prod(scan.spec.shape) * scan.dtype.itemsize, shutil.disk_usage(path.parent).free
+    if size > free:
+        msg = (
+            f"{scan.name} is no file that can be read by parts, and a copy of it would take {size >> 20} MiB of "
+            f"{path.parent}, where {free >> 20} MiB are free. Save it as .zarr, open that, and train on it."
+        )
+        raise OutputError(msg)
+    array = create_zarr(path, scan.dtype, storable(scan.spec)[0], {}, scan.chunks if max(scan.chunks) > 1 else None)
+    for share in scan.fill(array):
+        yield f"{words}: {share:.0%}"
     return path
 
 
@@ -336,6 +367,8 @@ def write_labels_layer(pair: Pair, path: Path) -> tuple[Path, SliceStates | None
     source = pair.labels
     scan = labels_scan(source, image_scan(pair.image) if pair.image.layer is not None else None)
     spec, suffix = storable(scan.spec, ".gz")
+    if pair.image.layer is not None and is_large(image_scan(pair.image)):
+        spec, suffix = replace(scan.spec, header=None), ".ome.zarr"  # is read by parts, as the image is
     path = path.with_name(path.name + suffix)
     states = states_of_labels(source, scan)
     notes = file_notes(provenance_of(source), classes_known(source, ()), "labels", states)

@@ -13,6 +13,7 @@ from napari.layers import Image, Labels
 from napari_prosma.layers.labels import lies_on, read_on
 from napari_prosma.layers.results import is_result
 from napari_prosma.layers.scan import MADE_FOR, are_channels, read
+from napari_prosma.layers.source import is_large
 from napari_prosma.scan.selection import look_of
 from napari_prosma.train.sources import (
     Source,
@@ -350,13 +351,14 @@ def _check(row: PairRow, config: LabelsConfig) -> PairRow:
     named = [info.value for info in classes_known(row.pair.labels, ()) if not unnamed(info)]
     own = Scan(labels.data, b)
     states = states_of_labels(row.pair.labels, own, config.slice_axis)
-    found = check_pair(a, own, config, named=named, voxels=lambda: voxels(row.pair.image), states=states)
+    scan = image_scan(row.pair.image) if row.pair.image.layer is not None else None
+    own_voxels = None if scan is not None and is_large(scan) else lambda: voxels(row.pair.image)
+    found = check_pair(a, own, config, named=named, voxels=own_voxels, states=states)
     if states is not None and not states.only and not states.checked and found.axis != states.axis:
         states = states_of_labels(row.pair.labels, own, found.axis)
     problem, fixes = problem_and_fixes(found, a, b)
     model = made_by_model(provenance_of(row.pair.labels))
     known = round(found.annotated * labels.data.size)
-    scan = image_scan(row.pair.image) if row.pair.image.layer is not None else None
     return replace(
         row,
         facts=", ".join(filter(None, (facts(found, labels, image, config, states, model), _format_part(row.pair)))),

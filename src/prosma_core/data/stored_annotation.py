@@ -164,6 +164,29 @@ def _values(data: NDArray[Any], config: LabelsConfig) -> tuple[NDArray[Any], NDA
     return values, unwanted
 
 
+def check_by_parts(config: LabelsConfig, states: SliceStates | None, name: str) -> None:
+    """Raise `LabelError` where labels need what only labels in memory have; told without reading them.
+
+    Parameters
+    ----------
+    config : LabelsConfig
+    states : SliceStates, optional
+    name : str
+        Whose labels they are.
+    """
+    asked = [words for words, is_asked in {
+        "masks with gray edges (gray: threshold)": config.gray == "threshold",
+        "touching objects that are kept apart (separate)": config.separate,
+        "slices of which only strokes were edited": states is not None and states.only and bool(states.partly),
+    }.items() if is_asked]  # fmt: skip
+    if asked:
+        msg = (
+            f"{name} does not fit into memory and is read by parts, which cannot be done with {asked[0]}. Store such "
+            "labels as class numbers, cut the scan into smaller files, or use a computer with more memory."
+        )
+        raise LabelError(msg)
+
+
 def annotation_by_parts(
     labels: Scan, config: LabelsConfig, states: SliceStates | None, name: str, named: Collection[int] = ()
 ) -> Generator[Working, None, StoredAnnotation]:
@@ -190,17 +213,7 @@ def annotation_by_parts(
         As in `read_annotation`.
     """
     spec, array = labels.spec, labels.data
-    asked = [words for words, is_asked in {
-        "masks with gray edges (gray: threshold)": config.gray == "threshold",
-        "touching objects that are kept apart (separate)": config.separate,
-        "slices of which only strokes were edited": states is not None and states.only and bool(states.partly),
-    }.items() if is_asked]  # fmt: skip
-    if asked:
-        msg = (
-            f"{name} does not fit into memory and is read by parts, which cannot be done with {asked[0]}. Store such "
-            "labels as class numbers, cut the scan into smaller files, or use a computer with more memory."
-        )
-        raise LabelError(msg)
+    check_by_parts(config, states, name)
     only = states is not None and states.only
     given = states.known(spec) if states is not None and only else None
     check_slice_axis(config, spec)

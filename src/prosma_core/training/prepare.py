@@ -26,6 +26,7 @@ from prosma_core.data.fit import model_modality
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.look import facts_of
 from prosma_core.data.slices import SliceStates
+from prosma_core.data.stored_annotation import check_by_parts
 from prosma_core.errors import IntensityError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.io.bundle import Weights, find_model, load_bundle
@@ -122,6 +123,8 @@ def prepare_run(
     if reading.words:
         yield StageStarted(reading.words)
     parts = reading.by_parts
+    for name in sorted(parts):
+        check_by_parts(run.labels, states.get(name), name)
     dims, facts, split = yield from read_split(folder, split, run, given, fresh=fresh, states=states, by_parts=parts)
     names = {**({} if run.labels.one_class else facts.names), **folder.class_names, **run.class_names}
     seen = {v for each in facts.validation.values() for v in each}

@@ -13,7 +13,7 @@ import torch
 from prosma_core.config.training import resolve_run
 from prosma_core.data.geometry import ImageSpec, box_slices, spacing_affine
 from prosma_core.data.labels import IGNORED
-from prosma_core.data.lazy import parts_of
+from prosma_core.data.lazy import LazyArray, parts_of
 from prosma_core.errors import DeviceError, LabelError
 from prosma_core.events import EpochDone, StageStarted, StepDone, Working
 from prosma_core.io.images import write_image, write_labels
@@ -225,8 +225,11 @@ def test_fine_tuning_by_parts_validates_its_start_and_chooses_as_in_memory(folde
     ("labels", "words"),
     [({"one_class": True, "separate": True}, "kept apart"), ({"gray": "threshold"}, "gray edges")],
 )
-def test_what_needs_the_whole_label_map_is_refused(folder, tmp_path: Path, no_room, labels, words: str) -> None:
+def test_what_needs_the_whole_label_map_is_refused_before_any_is_read(
+    folder, tmp_path: Path, no_room, monkeypatch, labels, words: str
+) -> None:
     run = settings(folder(2), tmp_path / "m.safetensors", labels=labels)
+    monkeypatch.setattr(LazyArray, "read", lambda *_: pytest.fail("voxels are read"))
     with pytest.raises(LabelError, match=words):
         done(prepare_run(run, CPU))
 
