@@ -374,3 +374,14 @@ def format_region(region: Box, spec: ImageSpec) -> str:
             part = f"{start}" if stop - start == 1 else f"{start}-{stop - 1}"
             words.append(f"{axis} {part} of 0-{size - 1}")
     return ", ".join(words)
+
+
+def is_repeated(array: NDArray[Any]) -> bool:
+    """Whether one voxel stands for all of an array, as of a part of one value that was not read."""
+    return array.size > 1 and not any(s for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
+
+
+def first_voxel(array: NDArray[Any]) -> NDArray[Any]:
+    """The first voxel of an array, with as many axes."""
+    found: NDArray[Any] = array[(slice(0, 1),) * array.ndim]
+    return found

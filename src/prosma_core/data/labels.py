@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from prosma_core.config.model import ClassInfo
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.frames import slice_axis
-from prosma_core.data.geometry import ImageSpec, Scan
+from prosma_core.data.geometry import ImageSpec, Scan, first_voxel, is_repeated
 from prosma_core.data.grid import STRONG_ANISOTROPY
-from prosma_core.data.lazy import first_voxel, is_repeated
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import GeometryError, LabelError
 

@@ -204,17 +204,6 @@ def parts_of(array: LazyArray, most: int = PART, whole: tuple[int, ...] = ()) ->
     yield from product(*cuts)
 
 
-def is_repeated(array: NDArray[Any]) -> bool:
-    """Whether one voxel stands for all of an array, as of a part of one value that was not read."""
-    return array.size > 1 and not any(s for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
-
-
-def first_voxel(array: NDArray[Any]) -> NDArray[Any]:
-    """The first voxel of an array, with as many axes."""
-    found: NDArray[Any] = array[(slice(0, 1),) * array.ndim]
-    return found
-
-
 def as_lazy(data: NDArray[Any]) -> LazyArray:
     """An array in memory as one that is read by parts."""
     return LazyArray(data.shape, data.dtype, lambda box: data[tuple(slice(a, b) for a, b in box)])

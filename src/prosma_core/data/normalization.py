@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, Protocol
@@ -16,15 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.model import ChannelIntensity
-from prosma_core.data.geometry import Box
+from prosma_core.data.geometry import Box, first_voxel, is_repeated
 from prosma_core.data.intensities import WHOLE, fit_channels, single_precision
-from prosma_core.data.lazy import first_voxel, is_repeated
 from prosma_core.errors import IntensityError, PartUnreadableError
-from prosma_core.events import Working, drain
+from prosma_core.events import Working
 from prosma_core.printable import Passing, counted
 
-READING = "Reading intensities"
-READING_AGAIN = "Checking intensities"
 CELL = 512
 """Side of the squares of one plane that are summed by themselves."""
 PART = 64 << 20
@@ -188,7 +186,13 @@ def measure(
     PartUnreadableError
         See `unreadable`.
     """
-    return drain(measuring(frames, intensities, unreadable), lambda _: None)
+    work = _passes(frames, intensities, unreadable)
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            found: list[Normalization] = stop.value
+            return found
 
 
 def measuring(
@@ -198,9 +202,34 @@ def measuring(
     of: str = "",
 ) -> Generator[Working, None, list[Normalization]]:
     """The same as `measure`; yields after each part, and may be closed there. `of` names the scan in what it yields."""
+    shown: dict[_Pass, Passing] = {}
+    with closing(_passes(frames, intensities, unreadable)) as work:
+        while True:
+            try:
+                now = next(work)
+            except StopIteration as stop:
+                found: list[Normalization] = stop.value
+                return found
+            words = ("Checking intensities" if now.again else "Reading intensities") + (f" of {of}" if of else "")
+            yield Working(shown.setdefault(now, Passing(words, now.parts)).another())
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """A pass over so many parts: the first, or a further one."""
+
+    parts: int
+    again: bool = False
+
+
+def _passes(
+    frames: Sequence[Source],
+    intensities: tuple[ChannelIntensity, ...],
+    unreadable: list[PartUnreadableError] | None,
+) -> Generator[_Pass, None, list[Normalization]]:
     sums = [_FrameSums(frame, len(intensities)) for frame in frames]
     boxes = list(_parts(frames[0])) if frames else []
-    share = Passing(READING + (f" of {of}" if of else ""), len(boxes) * len(sums))
+    reading = _Pass(len(boxes) * len(sums))
     for box in boxes:
         for each in sums:
             try:
@@ -210,7 +239,7 @@ def measuring(
                     raise
                 unreadable.append(error)
                 each.without.add(box)
-            yield Working(share.another())
+            yield reading
     if unreadable and not all(each.given for each in sums):
         raise unreadable[0]
     found = []
@@ -375,7 +404,7 @@ class _FrameSums:
             self.first = first if self.first is None else min(self.first, first)
         return not bad
 
-    def normalization(self, intensities: tuple[ChannelIntensity, ...]) -> Generator[Working, None, Normalization]:
+    def normalization(self, intensities: tuple[ChannelIntensity, ...]) -> Generator[_Pass, None, Normalization]:
         """What was found; some of it is only known after further passes."""
         if self.bad and self.first is not None:
             raise not_finite(self.bad, self.voxels, self.frame.where(self.first))
@@ -388,7 +417,7 @@ class _FrameSums:
             scales.append((yield from self._scale(c, each, rule)))
         return Normalization(tuple(scales), min(s.low for s in self.given), max(s.high for s in self.given))
 
-    def _scale(self, channel: int, sums: _Sums, rule: ChannelIntensity) -> Generator[Working, None, ChannelScale]:
+    def _scale(self, channel: int, sums: _Sums, rule: ChannelIntensity) -> Generator[_Pass, None, ChannelScale]:
         low, high = sums.low, sums.high
         if rule.kind == "ct":
             double = not single_precision(float(low), float(high))
@@ -404,20 +433,20 @@ class _FrameSums:
         if double or shift is not None:
             sums = _Sums()
             boxes = self._readable()
-            share = Passing(READING_AGAIN, len(boxes))
+            further = _Pass(len(boxes), again=True)
             for box in boxes:
                 image = self.frame.read(box)
                 image = image if self.fitted is None else fit_channels(image, self.expected)[0]
                 for cell in _cells(box):
                     sums.add(scale._centered(image[channel][cell]))
-                yield Working(share.another())
+                yield further
         mean, std = sums.mean_std()
         return ChannelScale(None, shift, scale.middle, scale.half, double, mean, std)
 
     def _readable(self) -> list[Box]:
         return [box for box in _parts(self.frame) if box not in self.without]
 
-    def _check_plausible(self, c: int, sums: _Sums) -> Generator[Working, None, None]:
+    def _check_plausible(self, c: int, sums: _Sums) -> Generator[_Pass, None, None]:
         """Raise `IntensityError` if a few voxels of a channel lie absurdly far from all others.
 
         They would decide over mean and standard deviation alone. A channel that is clipped (CT) may hold such voxels.
@@ -432,7 +461,7 @@ class _FrameSums:
         far, total, first, value = 0, 0, None, 0.0
         lows, highs = [], []
         boxes = self._readable()
-        share = Passing(READING_AGAIN, len(boxes))
+        further = _Pass(len(boxes), again=True)
         for box in boxes:
             image = self.frame.read(box)[c]
             values = _from(image, shift)
@@ -447,7 +476,7 @@ class _FrameSums:
                 place = tuple(int(i) + a for i, (a, _) in zip(at, box, strict=True))
                 if first is None or place < first:
                     first, value = place, float(image[at])
-            yield Working(share.another())
+            yield further
         if first is None or not 0 < far <= max(FEW, total // 100_000) or min(lows) >= max(highs):
             return
         count = "One voxel lies" if far == 1 else f"{far} voxels lie"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.data.geometry import Box, box_slices
+from prosma_core.data.geometry import Box, box_slices, first_voxel
 from prosma_core.data.labels import IGNORED, value_counts
-from prosma_core.data.lazy import LazyArray, first_voxel, parts_of
+from prosma_core.data.lazy import LazyArray, parts_of
 from prosma_core.events import Working
 from prosma_core.printable import Passing
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.frames import slice_axis
-from prosma_core.data.geometry import Box, ImageSpec, Scan, box_shape
+from prosma_core.data.geometry import Box, ImageSpec, Scan, box_shape, first_voxel, is_repeated
 from prosma_core.data.labels import ONE_CLASS, check_slice_axis, gray_problem, value_counts
-from prosma_core.data.lazy import LazyArray, first_voxel, is_repeated, parts_of
+from prosma_core.data.lazy import LazyArray, parts_of
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import LabelError
 from prosma_core.events import Working

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from prosma_core.config.training import RunConfig
 from prosma_core.data.frames import frame_spec, frames, slice_axis
-from prosma_core.data.geometry import ImageSpec, Scan, with_voxel_size
+from prosma_core.data.geometry import ImageSpec, Scan, first_voxel, is_repeated, with_voxel_size
 from prosma_core.data.grid import STRONG_ANISOTROPY, orient_axes
 from prosma_core.data.intensities import single_precision
 from prosma_core.data.labels import Annotation, gray_problem, number_objects, read_annotation, value_counts
-from prosma_core.data.lazy import LazyArray, first_voxel, is_repeated, parts_of
+from prosma_core.data.lazy import LazyArray, parts_of
 from prosma_core.data.look import ScanLook, describe
 from prosma_core.data.pair_check import GRAY_HELP
 from prosma_core.data.point_table import PointTable

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from prosma_core.config.model import ClassInfo, PreprocessConfig
 from prosma_core.data.frames import Frame, frames
-from prosma_core.data.geometry import Box, Scan, box_shape
+from prosma_core.data.geometry import Box, Scan, box_shape, first_voxel, is_repeated
 from prosma_core.data.grid import NetworkGrid, network_grid
 from prosma_core.data.intensities import check_channels
 from prosma_core.data.labels import IGNORED, class_indices
-from prosma_core.data.lazy import LazyArray, first_voxel, is_repeated, parts_of
+from prosma_core.data.lazy import LazyArray, parts_of
 from prosma_core.data.normalization import Normalization, check_not_blank, measuring
 from prosma_core.data.point_table import AT_ONCE, PointTable
 from prosma_core.data.resample import resize_labels_box
