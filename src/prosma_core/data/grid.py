@@ -20,6 +20,8 @@ T = TypeVar("T", bound=np.generic)
 
 STRONG_ANISOTROPY = 3.0
 """From this ratio of voxel sizes on, the thick axis is treated by itself (nnU-Net's rule)."""
+MOST_RESAMPLED, MOST_TIMES = 2**33, 8
+"""A scan that becomes larger than so many voxels, and so many times its own, has a wrong voxel size or model."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,17 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     scale = unit_factor(spec.unit, config.unit) if config.resample == "spacing" else 1.0
     unknown = config.resample == "spacing" and spec.unit == "pixel" and config.unit != "pixel"
     shape = oriented if unknown else resampled_shape(oriented, tuple(s * scale for s in spacing), config)
-    if np.prod(shape, dtype=float) > 2**33:
+    voxels, stored = (np.prod(sizes, dtype=float) for sizes in (shape, oriented))
+    if voxels > MOST_RESAMPLED and voxels > MOST_TIMES * stored:
+        works = (
+            f"works with voxels of {_by(config.spacing)} {config.unit}"
+            if config.resample == "spacing"
+            else f"works with scans of {config.longest_side} voxels along their longest side"
+        )
         msg = (
             f"This scan ({_by(oriented)} voxels of {_by(spacing)} {spec.unit}) would have {_by(shape)} voxels for the "
-            f"model, which works with voxels of {_by(config.spacing)} {config.unit}. It is for other scans, or the "
-            "voxel size in the file is wrong: correct it. Or segment a part of the scan, saved as a file."
-            if config.resample == "spacing"
-            else f"This scan has {_by(shape)} voxels, which is too much. Segment a part of it, saved as a file."
+            f"model, which {works}. It is for other scans, or the voxel size in the file is wrong: correct it. Or "
+            "segment a part of the scan, saved as a file."
         )
         raise GeometryError(msg)
     return NetworkGrid(order, flips, oriented, shape, spacing)

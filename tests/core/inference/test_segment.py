@@ -13,6 +13,7 @@ import torch
 
 from prosma_core.config import InferenceConfig, ModelHeader
 from prosma_core.data.geometry import ImageSpec, Scan, array_spec, spacing_affine
+from prosma_core.data.grid import plan_grid
 from prosma_core.errors import ChannelError, DeviceError, GeometryError, IntensityError
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.segment import Segmentation, Segmenter
@@ -145,6 +146,14 @@ def test_a_spacing_in_the_wrong_unit_is_refused_before_it_fills_the_memory(
     said = r"\(8 x 9 x 10 voxels of 1 x 1 x 1 m\) would have 8000 x 9000 x 10000 .* works with voxels of 1 x 1 x 1 mm"
     with pytest.raises(GeometryError, match=said + ".* for other scans, or the voxel size in the file is wrong"):
         run(by, noise((8, 9, 10), "zyx", (1.0, 1.0, 1.0), "m"))
+
+
+@pytest.mark.parametrize("resample", [{}, {"resample": "spacing", "spacing": (1.0, 0.8, 0.8)}])
+def test_a_scan_of_any_size_may_keep_about_its_size(make_header: MakeHeader, resample: dict[str, Any]) -> None:
+    spec = array_spec((40_000, 4_000, 4_000), "zyx", (1.0, 1.0, 1.0), "mm")  # 1.2 TiB of uint16
+    grid = plan_grid(spec, make_header(3, unit="mm", **resample).preprocess)
+    assert grid.shape[0] == 40_000
+    assert grid.oriented == spec.shape
 
 
 def test_pictures_are_brought_to_the_longest_side(make_header: MakeHeader, noise: Noise) -> None:
