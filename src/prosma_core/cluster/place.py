@@ -11,8 +11,10 @@ from prosma_core.errors import ConfigError
 from prosma_core.io.hardware import usable_cores
 from prosma_core.printable import counted
 
-_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://.+:\d+")
-_LOCAL = re.compile(r"local(?::(\d{1,4}))?")
+_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://.+:(\d+)")
+_LAST_PORT = 65535
+_LOCAL = re.compile(r"local(?::(\d+))?")
+_FEWEST = 4  # workers that any computer is allowed
 _ALLOWED = "local, local:2 (workers on this computer), tcp://HOST:8786 (a Dask scheduler), or its scheduler.json"
 
 
@@ -43,15 +45,35 @@ def parse_place(text: str) -> Place:
     check_place(text)
     if found := _LOCAL.fullmatch(text):
         return Place(workers=int(found[1]) if found[1] else max(1, usable_cores() // 2))
-    return Place(text if _ADDRESS.fullmatch(text) else _address_in(Path(text).expanduser()))
+    return Place(text if _ADDRESS.fullmatch(text) else _address_in(_path(text)))
 
 
 def check_place(text: str) -> None:
     """Raise `ConfigError` unless a text has the form of a place; nothing is read or connected to."""
-    local = _LOCAL.fullmatch(text)
-    if (local and local[1] and not int(local[1])) or not (local or _ADDRESS.fullmatch(text) or text.endswith(".json")):
+    local, address = _LOCAL.fullmatch(text), _ADDRESS.fullmatch(text)
+    workers = int(local[1]) if local and local[1] else None
+    if workers == 0 or not (local or address or text.endswith(".json")):
         msg = f"{text!r} is no place to compute on: give {_ALLOWED}."
         raise ConfigError(msg)
+    most = max(_FEWEST, 2 * usable_cores())
+    if workers is not None and workers > most:
+        msg = (
+            f"{text!r} asks for {workers} workers on this computer, each a process with the model; it has "
+            f"{counted(usable_cores(), 'core')}. Give {most} at most, or the address of a scheduler: "
+            f"tcp://HOST:{workers}."
+        )
+        raise ConfigError(msg)
+    if address and int(address[2]) > _LAST_PORT:
+        msg = f"{text!r} has no port that exists: they go to {_LAST_PORT}. A Dask scheduler's is 8786 as a rule."
+        raise ConfigError(msg)
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # a user whom this computer does not know
+        msg = f"{text!r} names no file: {error}. Give its whole path."
+        raise ConfigError(msg) from error
 
 
 def _address_in(path: Path) -> str:

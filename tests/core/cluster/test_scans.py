@@ -298,6 +298,20 @@ def test_places(tmp_path: Path) -> None:
         parse_place(str(tmp_path / "s.json"))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("local:8786", r"asks for 8786 workers on this computer.* at most, or .*tcp://HOST:8786"),
+        ("local:99999999999999999999", "asks for 99999999999999999999 workers"),
+        ("tcp://10.0.0.1:99999", "no port that exists: they go to 65535"),
+        ("~nobody-of-this-name/scheduler.json", "names no file"),
+    ],
+)
+def test_a_slip_in_an_address_is_told_before_anything_is_started(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_place(text)
+
+
 def test_the_client_needs_no_torch() -> None:
     code = "import sys, prosma_core.cluster.scans, prosma_core.cluster.worker; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
