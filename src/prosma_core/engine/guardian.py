@@ -53,8 +53,8 @@ def start(folders: Sequence[str]) -> None:
                 os._exit(0)
 
 
-def end_with_parent() -> None:
-    """On Linux, ask the kernel to end this process a second after the thread that started it.
+def end_with_parent(*, at_once: bool = False) -> None:
+    """On Linux, ask the kernel to end this process a second after the thread that started it, or at once.
 
     That holds where the guardian was killed, too. The signal is SIGHUP, number 1; its handler is the C function
     `alarm`, which is called with that number and so ends the process after one second.
@@ -63,9 +63,10 @@ def end_with_parent() -> None:
         import ctypes
 
         libc = ctypes.CDLL(None)
-        libc.signal(signal.SIGHUP, libc.alarm)
+        if not at_once:
+            libc.signal(signal.SIGHUP, libc.alarm)
         pr_set_pdeathsig = 1
-        libc.prctl(pr_set_pdeathsig, signal.SIGHUP)
+        libc.prctl(pr_set_pdeathsig, signal.SIGKILL if at_once else signal.SIGHUP)
 
 
 def _guard(client: int, engine: int, folders: Sequence[str]) -> None:

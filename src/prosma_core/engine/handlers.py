@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import time
 from collections.abc import Generator
 from functools import partial
@@ -66,7 +67,7 @@ from prosma_core.printable import counted, gib
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
 from prosma_core.training.live import discard
-from prosma_core.training.loop import train
+from prosma_core.training.loop import TrainingResult, train
 from prosma_core.training.runtime_estimate import estimate, expected_seconds
 
 
@@ -91,10 +92,22 @@ def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Ge
     choice = yield from prepare_device(run.device)
     previews = Previews(Watcher(live.watched, allocate, choice.device, watched_scan), live, folder.last, choice.device)
     try:
+        if request.processes > 1:
+            from prosma_core.engine.ranks import train_by_several  # late: few have several GPUs
+
+            several = train_by_several(TrainRequest(run=run, resume=request.resume, processes=request.processes))
+            found = yield from relay(several, previews.follow)
+            reason = f"{request.processes} × {choice.reason}"
+            return found.replace(seconds=time.monotonic() - began, device=reason)
         result = yield from relay(train(run, resume=request.resume, live=live), previews.follow)
     finally:
         changed, late = live.take()
         discard([*changed.values(), *late])
+    return train_result(result, choice.reason, time.monotonic() - began)
+
+
+def train_result(result: TrainingResult, device: str, seconds: float) -> TrainResult:
+    """What is told of a finished training."""
     dice = result.validation.dice
     return TrainResult(
         model=str(result.path),
@@ -103,8 +116,8 @@ def serve_training(request: TrainRequest, allocate: Allocate, live: Input) -> Ge
         before=result.before,
         words=format_before_after(result.before, dice, result.held_out) if result.before else "",
         held_out=result.held_out,
-        seconds=time.monotonic() - began,
-        device=choice.reason,
+        seconds=seconds,
+        device=device,
     )
 
 
@@ -262,7 +275,8 @@ def ready() -> Ready:
             devices[name] = choose_device(name).reason
         except DeviceError as error:
             why_not[name] = str(error)
-    return Ready(version=prosma_core.__version__, torch=torch.__version__, devices=devices, why_not=why_not)
+    gpus = torch.cuda.device_count() if "cuda" in devices and sys.platform == "linux" else 0
+    return Ready(version=prosma_core.__version__, torch=torch.__version__, devices=devices, why_not=why_not, gpus=gpus)
 
 
 class Services:

@@ -122,6 +122,8 @@ class Ready(Config):
     """Usable devices by name, each with what it is and why, in words; ``auto`` and ``cpu`` are always there."""
     why_not: dict[str, str] = Field(default_factory=dict)
     """The other devices, each with why it cannot be used."""
+    gpus: int = 0
+    """GPUs that a training can be divided among."""
 
 
 class Received(Config):

@@ -146,6 +146,9 @@ class TrainRequest(Config):
     """With `resume`: train for so many epochs beyond those that are finished."""
     preview: ScanRef | None = None
     """Scan to segment after each validation, as by `PreviewScan`."""
+    processes: int = Field(default=1, ge=1, le=64)
+    """So many processes divide each batch, each on a GPU of its own; on the CPU they share it. Several learn no labels
+    that change meanwhile."""
 
 
 class TrainResult(Config):
