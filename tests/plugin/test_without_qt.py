@@ -29,6 +29,7 @@ from napari_prosma.scan import workers
 from napari_prosma.segment.controller import AbstractSegmentView, SegmentController
 from napari_prosma.train.controller import TrainController
 from napari_prosma.train.presenter import AbstractTrainView
+from napari_prosma.train.training_manager import NOT_LIVE
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.inspection import Inspection, LevelSummary, MapInfo
 from prosma_core.config.model import ClassInfo
@@ -661,12 +662,46 @@ def test_train_says_what_is_wrong_and_asks_for_times_when_nothing_changes(
     assert len(jobs.asides) == 1
 
 
+def test_several_gpus_are_offered_where_the_engine_found_them_and_learn_nothing_live(
+    train: Any, segment: Any, jobs: Any, viewer: ViewerModel, open_scan: Callable[[], Any]
+) -> None:
+    view = train.view
+    image = open_scan()
+    viewer.layers.selection = {image, viewer.add_labels(np.ones((12, 40, 44), np.uint8), name="organ", scale=(3, 1, 1))}
+    view.add_active_clicked.emit()
+    devices = {"auto": "GPU", "cpu": "CPU", "cuda": "GPU of a name"}
+    jobs.ready = Ready(version="1", torch="2", devices=devices, gpus=1)
+    jobs.started.emit(jobs.ready)
+    assert [name for _, name in view.shown["show_devices"][0]] == ["auto", "cpu", "cuda"]
+    jobs.ready = Ready(version="1", torch="2", devices=devices, gpus=3)
+    jobs.started.emit(jobs.ready)
+    assert [name for _, name in view.shown["show_devices"][0]] == ["auto", "cpu", "cuda", "2 GPUs", "3 GPUs"]
+    assert [name for _, name in segment.view.shown["show_devices"][0]] == ["auto", "cpu", "cuda"]
+    view.device_chosen.emit("3 GPUs")
+    assert view.shown["show_devices"][1:] == ("3 GPUs", "GPU of a name")
+    assert view.shown["show_live"] == (False, NOT_LIVE)
+    view.live_toggled.emit(True)
+    assert view.shown["show_live"] == (False, NOT_LIVE)
+    assert "divided among 3 GPUs" in view.shown["show_notes"][0]
+    view.run_clicked.emit()
+    plan = jobs.jobs[-1].spec.plan
+    assert (plan.gpus, plan.request_values["device"]) == (3, "cuda")
+    view.live_toggled.emit(True)
+    assert view.shown["show_live"] == (False, NOT_LIVE)
+    jobs.jobs[-1].say(Failed(DeviceError("no memory"), "log"))
+    view.device_chosen.emit("cpu")
+    assert view.shown["show_live"] == (True, "")
+    view.run_clicked.emit()
+    plan = jobs.jobs[-1].spec.plan
+    assert (plan.gpus, plan.request_values["device"]) == (1, "cpu")
+
+
 def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "30 passed" in done.stdout
+    assert "31 passed" in done.stdout
     assert "Qt: []" in done.stdout
 
 

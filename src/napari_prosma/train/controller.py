@@ -27,6 +27,8 @@ from napari_prosma.train.runtime_estimate import RuntimeEstimator
 from napari_prosma.train.series_work import SeriesWork
 from napari_prosma.train.slice_marks import SliceMarks
 from napari_prosma.train.state import (
+    OF_GPUS,
+    SEVERAL,
     TrainChoices,
     TrainPlan,
     asks_for_size,
@@ -261,9 +263,12 @@ class TrainController:
         self._presenter.options(self._choices)
 
     def choose_device(self, device: str) -> None:
-        """Choose the device."""
-        self.session.remember("device", device)
-        self._set(device=device)
+        """Choose the device, or several GPUs, which is for this window alone."""
+        several = OF_GPUS.fullmatch(device)
+        if several is None:
+            self.session.remember("device", device)
+        self._set(device=SEVERAL if several else device, gpus=int(several[1]) if several else 1)
+        self.trainings.choose_gpus(self._choices.gpus)
         self._show_devices(self.session.jobs.ready)
 
     def choose_size(self, size: str) -> None:
@@ -324,7 +329,7 @@ class TrainController:
         """Resume an earlier run, to its end or for more epochs than planned."""
         if not self.trainings.running and not self._estimate.running and not self.next.running:
             self._show_preview()
-            self.trainings.resume(state, more_epochs, self._choices.device)
+            self.trainings.resume(state, more_epochs, self._choices.device, self._choices.gpus)
             self.next.show()
 
     def estimate(self) -> None:
@@ -420,7 +425,7 @@ class TrainController:
         self._presenter.preset(self._choices, self._estimate.times, self._estimate.text)
 
     def _show_devices(self, ready: Ready | None) -> None:
-        self._presenter.devices(self._choices.device, ready)
+        self._presenter.devices(self._choices, ready)
         self._budget_it()
         missing = ready.why_not.get(self._choices.device, "") if ready else ""
         if missing != self._choices.device_error:

@@ -43,6 +43,8 @@ class LiveLabels:
     view : AbstractTrainView
     on : bool
         Whether labels are handed over; while they are not, it is only said that there are some.
+    refused : str
+        Why this training cannot learn them at all; empty where it can.
 
     Attributes
     ----------
@@ -59,8 +61,10 @@ class LiveLabels:
         view: AbstractTrainView,
         *,
         on: bool,
+        refused: str = "",
     ) -> None:
         self.used = False
+        self._refused, self._off, on = refused, refused or OFF, on and not refused
         self._pairs, self._files, self._job, self._jobs, self._view = tuple(pairs), files, job, jobs, view
         self._on, self._busy, self._ended = on, False, False
         self._text = self._said = self._later = ""
@@ -74,10 +78,13 @@ class LiveLabels:
             for i, pair in enumerate(self._pairs)
             if pair.labels.layer is not None
         ]
-        self._show("")
+        self._show(refused)
 
     def switch(self, on: bool) -> None:
         """Hand labels over from now on, also those that were painted before; or none any more."""
+        if self._refused:
+            self._show(self._refused)
+            return
         self._on = on
         if on and self._stale:
             self._timer.start(0)
@@ -142,7 +149,7 @@ class LiveLabels:
         if not files:  # it is only about to begin
             self._timer.start(QUIET)
             return
-        if not self._on and self._text == OFF:
+        if not self._on and self._text == self._off:
             return
         self._busy, numbers = True, sorted(self._stale)
         self._stale.clear()
@@ -165,7 +172,7 @@ class LiveLabels:
             self._stale |= set(found)
             self._jobs.run(lambda: remove_files([new for _, new, _ in found.values()]), _nothing, _nothing)
             if not self._on and not self._ended:
-                self._show(OFF)
+                self._show(self._off)
         if self._stale and self._on and not self._ended:
             self._timer.start(QUIET)
 

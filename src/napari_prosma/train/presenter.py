@@ -13,7 +13,7 @@ from napari_prosma.shortcuts import with_key
 from napari_prosma.train.pairs import PairRow
 from napari_prosma.train.series_work import AbstractSeriesView
 from napari_prosma.train.slice_marks import AbstractSliceView
-from napari_prosma.train.state import TrainChoices, TrainPlan, start_warning, usual_training, voxel_word
+from napari_prosma.train.state import TrainChoices, TrainPlan, gpu_choices, start_warning, usual_training, voxel_word
 from prosma_core.config.model import ClassInfo, EncoderKind
 from prosma_core.config.training import LabelsConfig, TrainingConfig, presets_for
 from prosma_core.data.fit import compare
@@ -240,10 +240,12 @@ class TrainPresenter:
         self._view.show_options(usual_training(choices).replace(**choices.training))
         self._view.show_encoder(choices.encoder, new=choices.start is None)
 
-    def devices(self, chosen: str, ready: Ready | None) -> None:
-        """Devices that the engine found, and facts about the chosen one."""
-        items, facts = format_devices(chosen, ready, alive=self._session.jobs.alive)
-        self._view.show_devices(items, chosen, facts)
+    def devices(self, choices: TrainChoices, ready: Ready | None) -> None:
+        """Devices that the engine found, several GPUs where there are some, and facts about the chosen one."""
+        items, facts = format_devices(choices.device, ready, alive=self._session.jobs.alive)
+        several = gpu_choices(max(ready.gpus if ready is not None else 0, choices.gpus))
+        chosen = f"{choices.gpus} GPUs" if choices.gpus > 1 else choices.device
+        self._view.show_devices([*items, *((name, name) for name in several)], chosen, facts)
 
     def plan(self, plan: TrainPlan | Problem | None, *, running: bool, cancels: str, told: str) -> None:
         """Why Train is disabled, or what it will do (a running one says it itself); None while pairs are read.

@@ -89,7 +89,7 @@ class NewTraining:
             self.owned.set()
             run = yield from _run(self.plan, self.pairs, data)
             self.files.extend(run.pairs)
-        return TrainRequest(run=run)
+        return TrainRequest(run=run, processes=self.plan.gpus)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +102,8 @@ class ResumedTraining:
     more_epochs : int or None
         Epochs beyond those it was meant to have.
     device : str
+    gpus : int
+        Among how many each batch is divided.
     owned : Event
         As of `NewTraining`; set.
     """
@@ -109,6 +111,7 @@ class ResumedTraining:
     state: RunState
     more_epochs: int | None
     device: str
+    gpus: int = 1
     owned: threading.Event = field(default_factory=_set_event)
 
     def prepare(self, _: Engine) -> Preparation:
@@ -116,9 +119,12 @@ class ResumedTraining:
         yield from ()
         given = {"out": str(self.state.out)} | ({"device": self.device} if self.device != "auto" else {})
         if self.state.epochs_done:
-            return TrainRequest(run=RunConfig.parse(given, "This run"), resume=True, more_epochs=self.more_epochs)
+            return TrainRequest(
+                run=RunConfig.parse(given, "This run"), resume=True, more_epochs=self.more_epochs, processes=self.gpus
+            )
         settings = RunFolder.beside(self.state.out).run_yaml
-        return TrainRequest(run=resolve_run({**load_run_yaml(settings), **given}, str(settings)))
+        run = resolve_run({**load_run_yaml(settings), **given}, str(settings))
+        return TrainRequest(run=run, processes=self.gpus)
 
 
 @dataclass(frozen=True, eq=False)

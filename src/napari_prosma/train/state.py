@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,6 +81,8 @@ class TrainChoices:
     device : str
     device_error : str
         Why the device cannot be used.
+    gpus : int
+        Among how many GPUs each batch is divided; 1: the device alone.
     name : str
         Of the model to be.
     """
@@ -97,6 +100,7 @@ class TrainChoices:
     training: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     device_error: str = ""
+    gpus: int = 1
     name: str = ""
 
 
@@ -114,12 +118,25 @@ class TrainPlan:
         What is worth knowing before, a sentence each.
     dims : 2, 3 or None
         Spatial axes of the network; None where they are not known.
+    gpus : int
+        Among how many GPUs each batch is divided.
     """
 
     request_values: dict[str, Any]
     out: Path
     notes: tuple[str, ...]
     dims: Literal[2, 3] | None = None
+    gpus: int = 1
+
+
+OF_GPUS = re.compile(r"(\d+) GPUs")
+SEVERAL = "cuda"
+"""Device on which several processes train."""
+
+
+def gpu_choices(count: int) -> list[str]:
+    """Choices of several GPUs, where there are so many."""
+    return [f"{number} GPUs" for number in range(2, count + 1)]
 
 
 def resolve(choices: TrainChoices, folder: Path) -> TrainPlan | Problem:
@@ -150,7 +167,9 @@ def resolve(choices: TrainChoices, folder: Path) -> TrainPlan | Problem:
         return Problem("advanced", in_words(error))
     dims = expected_dims(choices)
     said = notes(sized(choices), choices.labels, choices.classes, choices.start, run, dims)
-    return TrainPlan(values, out, said, dims)
+    if choices.gpus > 1:
+        said += (f"Each batch is divided among {choices.gpus} GPUs. Times are those of one.",)
+    return TrainPlan(values, out, said, dims, choices.gpus)
 
 
 def in_words(error: ConfigError) -> str:

@@ -39,6 +39,10 @@ from prosma_core.runs.run_state import KeptModel, RunState, keep_stopped
 _LOG = logging.getLogger(__name__)
 
 
+NOT_LIVE = "Several GPUs do not learn what is painted meanwhile: it is for the next training."
+"""Said where a training with several GPUs is chosen or runs."""
+
+
 class TrainingManager:
     """Runs one training at a time.
 
@@ -84,7 +88,8 @@ class TrainingManager:
         self._autosave: Autosave | None = None
         self._live: LiveLabels | None = None
         self._learns = bool(session.recall("live", True))
-        view.show_live(checked=self._learns, text="")
+        self._gpus = 1
+        self._show_live()
 
     @property
     def running(self) -> bool:
@@ -97,11 +102,12 @@ class TrainingManager:
         spec = NewTraining(plan, self._pairs.pairs, folder)
         return self._begin(TrainingOrder(plan.out.stem, folder, tuple(classes), spec), fresh=True)
 
-    def resume(self, state: RunState, more_epochs: int | None, device: str) -> None:
+    def resume(self, state: RunState, more_epochs: int | None, device: str, gpus: int = 1) -> None:
         """Resume an earlier run, to its end or for more epochs than planned."""
         try:
             folder = RunFolder.beside(state.out)
-            order = TrainingOrder(state.name, folder, run_classes(folder), ResumedTraining(state, more_epochs, device))
+            spec = ResumedTraining(state, more_epochs, device, gpus)
+            order = TrainingOrder(state.name, folder, run_classes(folder), spec)
         except ProsmaError as error:
             self._say(error)
             return
@@ -146,12 +152,25 @@ class TrainingManager:
 
     def choose_live(self, on: bool) -> None:
         """Whether a training learns what is painted while it runs, from now on."""
+        if self._gpus > 1:  # which cannot
+            self._show_live()
+            return
         self._learns = on
         self._session.remember("live", on)
         if self._live is not None:
             self._live.switch(on)
         else:
-            self._view.show_live(checked=on, text="")
+            self._show_live()
+
+    def choose_gpus(self, gpus: int) -> None:
+        """Among how many GPUs the next training divides its batches: several do not learn what is painted."""
+        self._gpus = gpus
+        if self._live is None:
+            self._show_live()
+
+    def _show_live(self) -> None:
+        several = self._gpus > 1
+        self._view.show_live(checked=self._learns and not several, text=NOT_LIVE if several else "")
 
     def pairs_changed(self) -> None:
         """Other pairs are in the list, or others than before."""
@@ -219,7 +238,13 @@ class TrainingManager:
                 self._live.taken(labels)
 
         self._live = LiveLabels(
-            spec.pairs, lambda: tuple(spec.files), run.job, self._session.jobs, self._view, on=self._learns
+            spec.pairs,
+            lambda: tuple(spec.files),
+            run.job,
+            self._session.jobs,
+            self._view,
+            on=self._learns,
+            refused=NOT_LIVE if spec.plan.gpus > 1 else "",
         )
         run.labels_taken = learns
 
@@ -229,8 +254,7 @@ class TrainingManager:
                 self._say_unlearned(run, self._live.painted)
             self._live.end()
             self._live = None
-        else:
-            self._view.show_live(checked=self._learns, text="")
+        self._show_live()
         self.run = None
         if self._begun and not run.order.folder.run_yaml.is_file() and self._all_there(self._begun):
             self._discard(run)
