@@ -49,8 +49,8 @@ class Job:
     ----------
     over : Event
         Set when the listener was told the last message.
-    on_workers : bool
-        Whether Dask workers compute it.
+    elsewhere : bool
+        Whether Dask workers or processes of its own compute it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Job:
     ) -> None:
         self.child, self.number = child, number
         self.scans = scans_of(request)
-        self.on_workers = bool(getattr(request, "on", ""))
+        self.elsewhere = bool(getattr(request, "on", "")) or getattr(request, "processes", 1) > 1
         self.resend: Request | None = request if child.is_ready else None
         self.received = self.cancelled = False
         self.over = threading.Event()
@@ -161,8 +161,8 @@ ANSWER = 5.0
 STARTING = 60.0
 """The same of an engine that has not started yet."""
 NOT_ANSWERING = "The background process is not answering. Wait, or cancel to end it."
-ON_WORKERS = 15.0
-"""Seconds between asking a job to stop and killing its process at least, where Dask workers compute it."""
+ELSEWHERE = 15.0
+"""Seconds between asking a job to stop and killing its process at least, where other processes compute it."""
 CLOSING = 5.0
 """Seconds for which `Engine.close` waits for a process that was killed."""
 
@@ -399,7 +399,7 @@ class Engine:
             if self._jobs.get(job.child) is not job or job.cancelled:
                 return
             job.cancelled = True
-            grace = max(self._grace, ON_WORKERS) if job.on_workers else self._grace
+            grace = max(self._grace, ELSEWHERE) if job.elsewhere else self._grace
             job.timer = threading.Timer(grace, self._enforce, (job, grace))
             job.timer.daemon = True
             job.timer.start()
