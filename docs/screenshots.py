@@ -27,6 +27,7 @@ from napari_prosma._sample_data import SAMPLES
 from napari_prosma.jobs.qt_loop import make_session
 from napari_prosma.layers.results import LOOKS
 from napari_prosma.scan.view import ModelBox
+from napari_prosma.scan.workers_panel import WorkersFields
 from napari_prosma.segment import SegmentWidget
 from napari_prosma.train import TrainWidget
 from napari_prosma.train.plots import TrainingPlots
@@ -165,11 +166,26 @@ def take_segment(desk: Desk) -> None:
     widget.show_error("Main memory ran out. Close other programs, or crop the scan.", details=True)
     desk.picture("segment-error", widget)
     widget.show_error("", details=False)
+    take_workers(desk, widget)
     widen(widget, 370)
     widget.controller.start_or_cancel()
     wait(lambda: widget.controller.run is None)
     desk.viewer.reset_view()
     desk.picture("segment-widget")
+
+
+def take_workers(desk: Desk, widget: SegmentWidget) -> None:
+    """Where is computed: two workers of Dask on this computer, tested."""
+    fields = widget.findChild(WorkersFields)
+    fields.expand()
+    fields.place_chosen.emit(True)
+    fields.address_chosen.emit("local:2")
+    test, found = widget.findChild(QPushButton, "workers_test"), widget.findChild(QLabel, "workers_found")
+    test.click()
+    wait(lambda: test.text() == "Test" and bool(found.text()))
+    desk.picture("segment-workers", widget)
+    fields.place_chosen.emit(False)
+    fields.collapse()
 
 
 def take_planes(desk: Desk) -> None:
