@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from napari_prosma.jobs.session import Session
 from napari_prosma.layers.results import editable_copy, labels_layer
 from napari_prosma.layers.scan import read
 from napari_prosma.layers.slices import slice_states
+from napari_prosma.layers.source import Source
 from napari_prosma.scan import workers
 from napari_prosma.segment.controller import AbstractSegmentView, SegmentController
 from napari_prosma.train.controller import TrainController
@@ -334,6 +336,34 @@ def test_the_address_is_remembered_and_this_computer_computes_until_workers_are_
     segment.view.run_clicked.emit()
     assert jobs.jobs[-1].request.on == ""
     jobs.jobs[-1].end_cancelled()
+    segment.session.remember("workers_address", ["damaged"])
+    assert fields_of(make(GatesController, AbstractGatesView)).shown["show_place"] == (False, "")
+
+
+def test_a_test_of_workers_names_the_file_of_the_scan_and_says_what_it_cannot_show(
+    segment: Any, jobs: Any, open_scan: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_scan()
+    choose(segment)
+    fields_of(segment).place_chosen.emit(True)
+    fields_of(segment).address_chosen.emit("local")
+    fields_of(segment).test_clicked.emit()
+    engine = SimpleNamespace(disk_folder=lambda: tmp_path)
+
+    def prepared() -> Any:
+        work = jobs.jobs[-1].spec.prepare(engine)
+        assert next(work) == "Starting"
+        with pytest.raises(StopIteration) as end:
+            next(work)
+        return end.value.value
+
+    asked = prepared()
+    assert (asked.on, asked.file, asked.folder) == ("local", "", str(tmp_path / "results"))
+    monkeypatch.setattr(workers, "source_of", lambda _: Source(tmp_path / "scan.zarr"))
+    assert prepared().file == str(tmp_path / "scan.zarr")
+    jobs.jobs[-1].say(Finished(SegmentResult(voxels={}, seconds=1.0, device="CPU")))  # not what was asked for
+    assert fields_of(segment).shown["show_found"][1]
+    assert fields_of(segment).shown["show_found"][0].startswith("What was found could not be shown: AssertionError")
 
 
 def test_without_dask_the_choice_says_how_to_install_it(
@@ -701,7 +731,7 @@ def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "31 passed" in done.stdout
+    assert "32 passed" in done.stdout
     assert "Qt: []" in done.stdout
 
 

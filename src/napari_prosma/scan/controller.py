@@ -250,7 +250,8 @@ class ScanController(Generic[C]):
         self._listed: Any = None  # what the order of the models was made for
         self._ahead = False  # whether the model was chosen before there was a scan
         self._test: WorkersTest | None = None
-        self._choices = replace(choices, address=session.recall(ADDRESS, ""))
+        address = session.recall(ADDRESS, "")
+        self._choices = replace(choices, address=address if isinstance(address, str) else "")
 
     # --- What a subclass says ---------------------------------------------------------------------------------------
 

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import zarr
 
+from prosma_core.cluster.checks import Answer
 from prosma_core.cluster.connection import connect
 from prosma_core.cluster.place import Place
 from prosma_core.config import InferenceConfig
 from prosma_core.config.inspection import InspectConfig
 from prosma_core.data.geometry import Scan, array_spec
+from prosma_core.engine import on_workers
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import (
     ArrayReady,
@@ -28,11 +31,12 @@ from prosma_core.engine.messages import (
     Finished,
     InspectRequest,
     ScanRef,
+    SegmentRequest,
     WorkersRequest,
     spec_message,
 )
-from prosma_core.errors import ClusterError, ConfigError
-from prosma_core.events import ResultStored, SlabDone, StageStarted, TileDone
+from prosma_core.errors import ClusterError, ConfigError, PartUnreadableError
+from prosma_core.events import ResultStored, SlabDone, StageStarted, TileDone, drain
 from prosma_core.io.images import read_image, write_image
 
 Worker = Callable[..., AbstractContextManager[Any]]
@@ -147,6 +151,55 @@ def test_blocks_of_a_large_scan_are_shared_out(
     said = [each.message for each in heard.of(StageStarted)]
     assert any(re.fullmatch(r"\d+ blocks of the scan in [2-8] tasks for the workers\.", each) for each in said), said
     assert sum(heard.end().result.voxels.values()) == np.count_nonzero(wanted)
+
+
+@pytest.mark.slow
+def test_blocks_that_cannot_be_read_are_named_and_all_others_are_done(
+    engine: Engine, submit: Any, model_3d: Path, tmp_path: Path, scheduler: str
+) -> None:
+    shape, store = (80, 30, 40), tmp_path / "results" / "r.zarr"
+    array = zarr.create_array(str(tmp_path / "a.zarr"), shape=shape, dtype=np.uint16, chunks=(10, 30, 40))
+    array[...] = np.random.default_rng(2).integers(0, 999, shape)
+    (tmp_path / "a.zarr" / "c" / "7" / "0" / "0").write_bytes(b"damaged")
+    ref = ScanRef(file=str(tmp_path / "a.zarr"), axes="zyx", spec=spec_message(array_spec(shape, "zyx")))
+    with connect(Place(scheduler), patience=60) as cluster:
+        cluster.client.wait_for_workers(2, timeout=60)
+        cluster.client.run(exec, LARGE.format(1, 0), {})
+        try:
+            heard = submit(engine, model_3d, ref, on=scheduler, store=str(store))
+            failed = heard.end()
+        finally:
+            cluster.client.run(exec, LARGE.format(2 << 30, 16 << 20), {})
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, PartUnreadableError)
+    assert heard.of(SlabDone)
+    assert not store.exists()
+    assert [each.name for each in store.parent.iterdir()] == [".prosma-partial-r.zarr"]
+
+
+def test_a_scan_that_is_neither_seen_nor_can_be_sent_is_refused_before_anything_is_computed(
+    tmp_path: Path, large: tuple[ScanRef, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, store = large
+    asked: list[Any] = []
+
+    class Blind:
+        def ask(self, *what: Any) -> list[Answer]:
+            asked.append(what)
+            return [Answer({}, "tcp://h:1 (process 1 on h)", "does not see it (not here)")]
+
+    request = SegmentRequest(model="m", scan=ref, on="tcp://h:1", store=str(store))
+    given: Any = Blind()
+    sent = drain(on_workers._sendable(given, request), lambda _: None)
+    assert asked == [(store.parent, [tmp_path / "large.zarr"])]
+    assert sent.voxels is not None
+    assert isinstance(sent.request, SegmentRequest)
+    assert sent.request.store == ""
+    monkeypatch.setattr(on_workers, "MOST_SENT", 1000)
+    with pytest.raises(
+        ClusterError, match=r"The worker tcp://h:1 .* does not see it .* set TMPDIR to one that all see"
+    ):
+        drain(on_workers._sendable(given, request), lambda _: None)
 
 
 @pytest.mark.slow
