@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prosma_core.data.geometry import Box, box_shape, box_slices
 from prosma_core.data.lazy import LazyArray
+from prosma_core.io.file_states import file_state
 
 KEPT = 192 << 20
 """Bytes of whole chunks that are kept for the next slice."""
@@ -54,7 +55,11 @@ class PartArray(ABC):
 
     @abstractmethod
     def read(self, box: Box) -> NDArray[Any]:
-        """Voxels of a box of what is read, not to be written to."""
+        """Voxels of a box of what is read; read-only where they are kept."""
+
+    def _read_steps(self, box: Box, steps: tuple[int, ...]) -> NDArray[Any]:
+        """Each so many-th voxel of a box along each axis."""
+        return self.read(box)[tuple(slice(None, None, step) for step in steps)]
 
     @abstractmethod
     def _in_order(self, order: tuple[int | None, ...]) -> Self:
@@ -96,36 +101,54 @@ class PartArray(ABC):
         if not all(isinstance(i, slice | int | np.integer) for i in index):
             return self._points(index)
         box: list[tuple[int, int]] = [(0, 1)] * self._axes
+        steps = [1] * self._axes
         rest: list[int | slice] = []
         for i, size, axis in zip(index, self.shape, self.order, strict=True):
             if isinstance(i, slice):
                 taken = range(*i.indices(size))
                 low, high = (min(taken), max(taken) + 1) if len(taken) else (0, 0)
-                step = taken.step
-                rest.append(slice(None, None, step) if len(taken) else slice(0, 0))
+                step = abs(taken.step)
+                rest.append(slice(None, None, taken.step // step) if len(taken) else slice(0, 0))
                 low, high = (0, 1) if axis is None else (low, max(high, low + 1))
             else:
                 number = int(i) + size if i < 0 else int(i)
                 if not 0 <= number < size:
                     msg = f"Index {i} is out of bounds for an axis of {size}."
                     raise IndexError(msg)
-                low, high = number, number + 1
+                low, high, step = number, number + 1, 1
                 rest.append(0)
             if axis is not None:
-                box[axis] = (low, high)
-        values: NDArray[Any] = self.read(tuple(box))
+                box[axis], steps[axis] = (low, high), step
+        values: NDArray[Any] = self._read_steps(tuple(box), tuple(steps))
         order = [axis for axis in self.order if axis is not None]
         values = values.transpose(order)
         for at, axis in enumerate(self.order):
             values = np.expand_dims(values, at) if axis is None else values
-        found: NDArray[Any] = values[tuple(rest)].copy()
-        return found
+        found: NDArray[Any] = values[tuple(rest)]
+        held = found if found.base is None else found.base
+        own = found.flags.writeable and isinstance(held, np.ndarray) and held.nbytes <= found.nbytes
+        return found if own else found.copy()
 
     def _points(self, index: tuple[Any, ...]) -> NDArray[Any]:
-        points = np.broadcast_arrays(*(np.asarray(i) for i in index))
+        points = [np.asarray(i) for i in index if not isinstance(i, slice)]
+        if len(points) < self.ndim or not all(i.dtype.kind in "iu" for i in points):
+            msg = (
+                f"Single voxels are read by arrays of whole numbers for all axes ({self.ndim}). Read a part by slices."
+            )
+            raise IndexError(msg)
+        points = [np.where(i < 0, i + n, i) for i, n in zip(np.broadcast_arrays(*points), self.shape, strict=True)]
+        for i, size in zip(points, self.shape, strict=True):
+            if ((i < 0) | (i >= size)).any():
+                msg = f"Indices from {i.min()} to {i.max()} are out of bounds for an axis of {size}."
+                raise IndexError(msg)
+        own = {axis: i for axis, i in zip(self.order, points, strict=True) if axis is not None}
+        return self._read_points(tuple(own[axis] for axis in range(self._axes)))
+
+    def _read_points(self, points: tuple[NDArray[Any], ...]) -> NDArray[Any]:
+        """Voxels by their index along each axis of what is read, not negative; arrays of one shape."""
         found = np.empty(points[0].shape, self.dtype)
         for at in np.ndindex(found.shape):
-            found[at] = self[tuple(int(i[at]) for i in points)]
+            found[at] = self.read(tuple((int(i[at]), int(i[at]) + 1) for i in points)).item()
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -148,11 +171,16 @@ class FileArray(PartArray):
 
     def __init__(self, voxels: LazyArray, path: Path, order: tuple[int | None, ...] | None = None) -> None:
         super().__init__(voxels.shape, voxels.chunks, voxels.dtype, order)
-        self._voxels, self.path = voxels, path
+        self._voxels, self.path, self._state = voxels, path, file_state(path)
 
     def read(self, box: Box) -> NDArray[Any]:
-        """As of `PartArray`."""
-        return self._voxels.read(box)
+        """As of `PartArray`; nothing is kept of a file that has changed."""
+        state = file_state(self.path)
+        if state is None or state != self._state:
+            self._voxels.release()
+        self._state = state
+        values = self._voxels.read(box)
+        return _read_only(values) if self._voxels.keeps(values) else values
 
     def _in_order(self, order: tuple[int | None, ...]) -> FileArray:
         return FileArray(self._voxels, self.path, order)
@@ -213,7 +241,13 @@ class DiskArray(PartArray):
             kept = wide, np.array(array[box_slices(wide)])
             if array is self._array:  # not moved meanwhile
                 self._kept = kept
-        return kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, kept[0], strict=True))]
+        return _read_only(kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, kept[0], strict=True))])
+
+
+def _read_only(values: NDArray[Any]) -> NDArray[Any]:
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _opened(path: Path) -> Any:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_prosma.layers.stored import PartArray
 from prosma_core.data.geometry import Box, box_shape, box_slices
+from prosma_core.io.file_states import chunks_state
 from prosma_core.io.read_ahead import Windows
 
 WINDOW = 36 << 20
@@ -25,7 +26,8 @@ class ZarrArray(PartArray):
     """A zarr array whose slices are read as few windows: each chunk is unpacked a few times for all its slices.
 
     A window holds slices side by side, of whole chunks in the plane, and does not reach beyond a chunk across it. The
-    one that is nearer to a slice is read ahead in a thread.
+    one that is nearer to a slice is read ahead in a thread. Windows are given while the files of their chunks are
+    unchanged: without files on this computer there are none, and each slice is read from the store.
 
     Parameters
     ----------
@@ -39,11 +41,15 @@ class ZarrArray(PartArray):
     """
 
     def __init__(self, array: Any, order: tuple[int | None, ...] | None = None) -> None:
-        chunks = tuple(int(n) for n in (getattr(array, "shards", None) or array.chunks))
-        super().__init__(array.shape, chunks, array.dtype, order)
+        super().__init__(array.shape, tuple(int(n) for n in array.shards or array.chunks), array.dtype, order)
         self._owner = WINDOWS.owner()
         weakref.finalize(self, WINDOWS.forget, self._owner)
-        self.array, self._sizes, self._steps = array, tuple(int(n) for n in array.shape), chunks
+        self.array, self._sizes = array, tuple(int(n) for n in array.shape)
+        self._steps = tuple(int(n) for n in array.chunks)  # of a shard, single chunks are unpacked
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in this process or another, has windows of its own."""
+        return ZarrArray, (self.array, self.order)
 
     def _in_order(self, order: tuple[int | None, ...]) -> ZarrArray:
         return ZarrArray(self.array, order)
@@ -51,24 +57,37 @@ class ZarrArray(PartArray):
     def read(self, box: Box) -> NDArray[Any]:
         """As of `PartArray`."""
         windows = self._windows(box)
-        if not windows:
+        if windows is None:
             return self._values(box)
         window, following = windows
-        found = WINDOWS.find(self._owner, box)
+        found = WINDOWS.find(self._owner, box, self._state)
         if found is None:
-            WINDOWS.put(self._owner, window, self._values(window))
-            found = WINDOWS.find(self._owner, box)
+            values = WINDOWS.take(self._owner, window, self._state, self._values)
+            if values is None:
+                return self._values(box)
+            found = values[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, window, strict=True))]
         if following is not None:
-            WINDOWS.read_ahead(self._owner, following, self._values)
-        return self._values(box) if found is None else found
+            WINDOWS.read_ahead(self._owner, following, self._state, self._values)
+        return found
+
+    def _read_steps(self, box: Box, steps: tuple[int, ...]) -> NDArray[Any]:
+        if max(steps, default=1) == 1 or self._windows(box) is not None:
+            return super()._read_steps(box, steps)
+        return np.asarray(self.array[tuple(slice(a, b, step) for (a, b), step in zip(box, steps, strict=True))])
+
+    def _read_points(self, points: tuple[NDArray[Any], ...]) -> NDArray[Any]:
+        return np.asarray(self.array.vindex[points])
 
     def _values(self, box: Box) -> NDArray[Any]:
         return np.asarray(self.array[box_slices(box)])
 
+    def _state(self, box: Box) -> Any:
+        return chunks_state(self.array, box)
+
     def _windows(self, box: Box) -> tuple[Box, Box | None] | None:
         """The window that holds a slice, and the nearest beside it; None of a box that is no slice, or a large one."""
         thin = [axis for axis, (a, b) in enumerate(box) if b - a == 1 < self._sizes[axis]]
-        if not thin or sum(b - a > COLORS for a, b in box) > 2:
+        if not thin or sum(b - a > 1 for a, b in box) < 2 or sum(b - a > COLORS for a, b in box) > 2:
             return None
         across = max(thin, key=lambda axis: (self._steps[axis], axis))
         plane = tuple(

@@ -64,6 +64,11 @@ class LazyArray:
         """Forget what was kept."""
         self.origin._kept = None
 
+    def keeps(self, values: NDArray[Any]) -> bool:
+        """Whether voxels that were read are those that are kept, not a new array."""
+        kept = self.origin._kept
+        return kept is not None and np.may_share_memory(values, kept[1])
+
     @property
     def ndim(self) -> int:
         """Number of axes."""

@@ -1,4 +1,4 @@
-"""Unpacked parts of arrays, kept for the next read and read ahead in a thread."""
+"""Unpacked parts of arrays, kept for the next read while their files are unchanged, and read ahead in a thread."""
 
 from __future__ import annotations
 
@@ -15,21 +15,35 @@ from prosma_core.data.geometry import Box
 
 _LOG = logging.getLogger(__name__)
 
+MOST_WINDOWS = 256
+"""Windows that are kept at most, however small: they are looked through one by one."""
+
+Read = Callable[[Box], NDArray[Any]]
+StateOf = Callable[[Box], Any]
+"""By which a change of what a box is read from is told, as `file_states.chunks_state`; None: not to be kept."""
+
 
 class Windows:
     """The latest windows of any number of arrays; from any thread.
 
-    A window is a box of an array and its voxels; an array is known by a number, its owner.
+    A window is a box of an array, its voxels, and the state of what they were read from, without which they are not
+    given any more; an array is known by a number, its owner.
 
     Parameters
     ----------
     most : int
         Bytes that are kept, of all arrays together.
+
+    Attributes
+    ----------
+    nbytes : int
+        Bytes that are kept.
     """
 
     def __init__(self, most: int) -> None:
+        self.nbytes = 0
         self._most, self._lock = most, threading.Lock()
-        self._kept: OrderedDict[tuple[int, Box], NDArray[Any]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, Box], tuple[NDArray[Any], Any]] = OrderedDict()
         self._coming: set[int] = set()
         self._gone: deque[int] = deque()
         self._owners = itertools.count()
@@ -38,30 +52,46 @@ class Windows:
         """A number for another array."""
         return next(self._owners)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are kept."""
-        return sum(values.nbytes for values in self._kept.values())
-
-    def find(self, owner: int, box: Box) -> NDArray[Any] | None:
-        """Voxels of a box where they are kept, not to be written to."""
+    def find(self, owner: int, box: Box, state: StateOf) -> NDArray[Any] | None:
+        """Voxels of a box where they are kept and unchanged; read-only."""
         with self._lock:
-            for (of, window), values in reversed(self._kept.items()):
-                if of == owner and all(c <= a and b <= d for (a, b), (c, d) in zip(box, window, strict=True)):
-                    self._kept.move_to_end((of, window))
-                    return values[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, window, strict=True))]
+            window = next((w for of, w in reversed(self._kept) if of == owner and _within(box, w)), None)
+            if window is None:
+                return None
+            self._kept.move_to_end((owner, window))
+            values, known = self._kept[owner, window]
+        if state(window) == known:
+            return values[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, window, strict=True))]
+        with self._lock:
+            if (owner, window) in self._kept and self._kept[owner, window][0] is values:
+                self._remove(owner, window)
         return None
 
-    def put(self, owner: int, window: Box, values: NDArray[Any]) -> None:
-        """Keep a window; the oldest ones leave."""
+    def take(self, owner: int, window: Box, state: StateOf, read: Read) -> NDArray[Any] | None:
+        """Read a window and keep it; the oldest ones leave.
+
+        Returns
+        -------
+        ndarray, or None
+            Its voxels, read-only; None where they are not to be kept: nothing is read then.
+        """
+        known = state(window)  # before it is read: a change meanwhile is seen by `find`
+        if known is None:
+            return None
+        values = read(window)
+        values.flags.writeable = False
         with self._lock:
             self._remove_gone()
-            self._kept[owner, window] = values
-            while self.nbytes > self._most:
-                self._kept.popitem(last=False)
+            if (owner, window) in self._kept:
+                self._remove(owner, window)
+            self._kept[owner, window] = values, known
+            self.nbytes += values.nbytes
+            while self.nbytes > self._most or len(self._kept) > MOST_WINDOWS:
+                self._remove(*next(iter(self._kept)))
+        return values
 
-    def read_ahead(self, owner: int, window: Box, read: Callable[[Box], NDArray[Any]]) -> None:
-        """Read a window in a thread and keep it, unless it is there, or another of this array is on its way.
+    def read_ahead(self, owner: int, window: Box, state: StateOf, read: Read) -> None:
+        """`take` a window in a thread, unless it is there, or another of this array is on its way.
 
         What cannot be read is left to the one who asks for it.
         """
@@ -72,7 +102,7 @@ class Windows:
 
         def work() -> None:
             try:
-                self.put(owner, window, read(window))
+                self.take(owner, window, state, read)
             except Exception as error:  # noqa: BLE001  (of any store or codec)
                 _LOG.info("A part of an array could not be read ahead: %s", error)
             finally:
@@ -97,4 +127,11 @@ class Windows:
         while self._gone:
             owner = self._gone.popleft()
             for key in [key for key in self._kept if key[0] == owner]:
-                del self._kept[key]
+                self._remove(*key)
+
+    def _remove(self, owner: int, window: Box) -> None:
+        self.nbytes -= self._kept.pop((owner, window))[0].nbytes
+
+
+def _within(box: Box, window: Box) -> bool:
+    return all(c <= a and b <= d for (a, b), (c, d) in zip(box, window, strict=True))

@@ -110,12 +110,18 @@ class ServerFiles:
 
 
 class ZipFiles:
-    """Files in a zip file."""
+    """Files in a zip file.
+
+    Attributes
+    ----------
+    path : Path
+        The zip file.
+    """
 
     denied = False
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+        self.path, self._lock = path, threading.Lock()
         source: Any = path
         if isinstance(path, RemotePath):
             source = io.BufferedReader(cast(io.RawIOBase, _ServerFile(ServerFiles(path), path.key)), _BUFFER)
@@ -130,11 +136,11 @@ class ZipFiles:
         except FileFormatError:
             raise
         except Exception as error:
-            raise damaged(self._path, f"it cannot be read as a zip file ({excerpt(error)})") from error
+            raise damaged(self.path, f"it cannot be read as a zip file ({excerpt(error)})") from error
 
     def place(self, key: str) -> str:
         """As of `Files`."""
-        return f"{self._path}/{key}"
+        return f"{self.path}/{key}"
 
     def load(self, key: str, start: int = 0, stop: int | None = None) -> bytes | None:
         """As of `Files`."""

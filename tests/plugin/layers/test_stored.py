@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,43 @@ def test_it_is_indexed_like_an_array(index: Any, kept: int, array: Any, monkeypa
     np.testing.assert_array_equal(expanded[2], data[2][None])
     np.testing.assert_array_equal(expanded[2, 0], data[2])
     assert (expanded.shape, expanded.ndim, expanded.size) == ((7, 1, 12, 10), 4, 840)
+
+
+@pytest.mark.parametrize("index", [slice(None), (slice(None), slice(None), slice(5)), 3], ids=str)
+def test_what_is_given_can_be_written_to_and_what_is_kept_stays(index: Any, array: Any, tmp_path: Path) -> None:
+    data = array[...]
+    file = tmp_path / "scan.nii"
+    file.touch()
+    os.utime(file, (0, 0))
+    lazy = LazyArray(data.shape, data.dtype, lambda box: data[box_slices(box)].copy(), array.chunks)
+    for shown in (DiskArray(Path(array.store.root)), FileArray(lazy, file)):
+        shown[3]
+        for _ in range(2):
+            found = shown[index]
+            np.testing.assert_array_equal(found, data[index])
+            found[...] = 100
+        np.testing.assert_array_equal(shown[:], data)
+        assert lazy.release() is None
+
+
+@pytest.mark.parametrize("aged", [True, False])
+def test_a_file_that_changes_is_shown_anew(aged: bool, tmp_path: Path) -> None:
+    file, now = tmp_path / "scan.nii", iter(range(10))
+
+    def write(value: int) -> None:
+        file.write_bytes(bytes([value]))
+        if aged:
+            os.utime(file, (next(now), 0))
+
+    def read(box: Box) -> Any:
+        return np.full([b - a for a, b in box], file.read_bytes()[0], np.uint8)
+
+    write(1)
+    shown = FileArray(LazyArray((6, 5, 4), np.dtype("u1"), read, (3, 5, 4)), file)
+    for value in (1, 2, 3):
+        write(value)
+        assert (shown[1] == value).all()
+        assert (shown.transpose((2, 0, 1))[:, 2] == value).all()
 
 
 @pytest.mark.parametrize("index", [7, (0, 12), (0, 0, 0, 0)])
