@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prosma_core.data.geometry import SPATIAL_AXES, Box, ImageSpec, Scan, box_slices, check_region, spacing_affine
+from prosma_core.data.geometry import (
+    SPATIAL_AXES,
+    Box,
+    ImageSpec,
+    Scan,
+    box_slices,
+    check_region,
+    first_voxel,
+    is_repeated,
+    spacing_affine,
+)
 from prosma_core.data.intensities import COLOR
 from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import GeometryError
@@ -224,6 +234,8 @@ def _converted(data: NDArray[Any] | LazyArray) -> NDArray[Any] | LazyArray:
 
 def _numbers(data: NDArray[Any]) -> NDArray[Any]:
     """Values as float32 where that is exact; wider types stay until they are normalized, which knows their range."""
+    if is_repeated(data):
+        return np.broadcast_to(_numbers(first_voxel(data)), data.shape)
     return np.asarray(data, np.float32) if data.dtype.itemsize <= 2 or data.dtype == np.float32 else np.asarray(data)
 
 

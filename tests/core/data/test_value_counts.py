@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from prosma_core.config.model import ClassInfo
+from prosma_core.data.frames import frames
+from prosma_core.data.geometry import Box, Scan, array_spec
 from prosma_core.data.labels import IGNORED, class_indices, value_counts
 from prosma_core.data.lazy import LazyArray, as_lazy
 from prosma_core.data.point_table import PointTable
@@ -60,3 +65,16 @@ def test_a_table_of_parts_that_are_not_read_is_that_of_all_voxels(fill: int) -> 
     drawn = [table.draw([1, 2, IGNORED], 50, np.random.default_rng(1)) for table in (found, wanted)]
     for one, other in zip(*drawn, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.int32, np.float64])
+def test_what_was_not_read_stays_one_voxel_until_it_is_normalized(dtype: type) -> None:
+    def read(box: Box) -> NDArray[Any]:
+        msg = f"read at {box}"
+        raise AssertionError(msg)
+
+    empty = LazyArray((40, 4096, 4096), np.dtype(dtype), read, (8, 256, 256), lambda _box: 7)
+    (frame,) = frames(Scan(empty, array_spec(empty.shape, "zyx", (1.0, 1.0, 1.0), "mm")), 3)
+    found = frame.read(((0, 40), (0, 4096), (0, 4096)))
+    assert (found.shape, set(found.strides), float(found[0, 1, 2, 3])) == ((1, 40, 4096, 4096), {0}, 7.0)
+    assert found.dtype == np.dtype(dtype) if np.dtype(dtype).itemsize > 2 else found.dtype == np.float32
