@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,3 +180,55 @@ def test_its_memory_is_given_back() -> None:
     gc.collect()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() <= before + 2**23
+
+
+EXCHANGED = """
+import os, sys
+import torch
+from torch import nn
+from prosma_core.training.cuda_graph import WARM_UP, Graphed
+from prosma_core.training.processes import _Torchrun
+
+group, device = _Torchrun(), torch.device("cuda", 0)
+group.choose_gpu()
+group.use(device)
+found = []
+for wrap in (Graphed, lambda function: function):
+    torch.manual_seed(0)
+    model = nn.Conv2d(1, 3, 3, padding=1).to(device)
+
+    def gradients(images, labels):
+        for parameter in model.parameters():
+            parameter.grad = None
+        ((total,),) = group.summed([nn.functional.cross_entropy(model(images), labels)])
+        total.backward()
+        group.sum_gradients(model.parameters())
+        return total.detach()
+
+    step = wrap(gradients)
+    made = torch.Generator("cuda").manual_seed(0)
+    for _ in range(WARM_UP + 4):
+        images = torch.randn(2, 1, 24, 24, device="cuda", generator=made)
+        labels = torch.randint(3, (2, 24, 24), device="cuda", generator=made)
+        loss = step(images, labels)
+        found.append([t.clone() for t in (loss, *(p.grad for p in model.parameters()))])
+    captured = getattr(step, "_graph", None) is not None
+    assert captured == (wrap is Graphed), "not captured"
+half = len(found) // 2
+for one, other in zip(found[:half], found[half:]):
+    for a, b in zip(one, other):
+        torch.testing.assert_close(a, b)
+group.close()
+print("equal")
+"""
+
+
+def test_an_exchange_by_nccl_is_captured_with_the_step() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", EXCHANGED], env={**os.environ, **alone}, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == "equal\n", done.stderr
