@@ -228,7 +228,7 @@ class Cluster:
         content = path.read_bytes()
         sha256, topic = hashlib.sha256(content).hexdigest(), f"prosma-{secrets.token_hex(8)}"
         with self._connected():
-            self.client.register_plugin(ModelFile(topic, sha256, content, own=not self.place.address))
+            self.client.register_plugin(ModelFile(topic, content, own=not self.place.address))
         try:
             yield Sent(topic, sha256, device, versions_here())
         finally:

@@ -40,34 +40,34 @@ _LOADED: dict[tuple[str, str], Segmenter] = {}
 class ModelFile(WorkerPlugin):
     """A model file, sent once to each worker, those that come later included; kept in its scratch folder.
 
+    Each run of each client has a file of its own, which ends with it.
+
     Parameters
     ----------
-    name : str
-        Of the plugin.
-    sha256 : str
-        Of the content.
+    topic : str
+        Of the run, as of `Sent`.
     content : bytes
     own : bool
         Whether the worker was started by the client, whose Ctrl+C it gets as well.
     """
 
-    def __init__(self, name: str, sha256: str, content: bytes, *, own: bool) -> None:
-        self.name, self._sha256, self._content, self._own = name, sha256, content, own
+    def __init__(self, topic: str, content: bytes, *, own: bool) -> None:
+        self.name, self._content, self._own = topic, content, own
 
     def setup(self, worker: Worker) -> None:
         """Write the file."""
         if self._own and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        write_bytes_atomic(_file(worker, self._sha256), self._content)
+        write_bytes_atomic(_file(worker, self.name), self._content)
         self._content = b""
 
     def teardown(self, worker: Worker) -> None:
         """Remove it."""
-        _file(worker, self._sha256).unlink(missing_ok=True)
+        _file(worker, self.name).unlink(missing_ok=True)
 
 
-def _file(worker: Worker, sha256: str) -> Path:
-    return Path(worker.local_directory) / f"{sha256}.safetensors"
+def _file(worker: Worker, topic: str) -> Path:
+    return Path(worker.local_directory) / f"{topic}.safetensors"
 
 
 class _Report:
@@ -171,5 +171,5 @@ def _segmenter(worker: Worker, sent: Sent, report: _Report) -> Segmenter:
         torch.set_num_threads(int(os.environ.get(THREADS, worker.state.nthreads)))
         choice = drain(device.prepare_device(sent.device), report.put)
         _LOADED.clear()  # two models at once may not fit
-        _LOADED[key] = Segmenter.load(_file(worker, sent.model), choice.device)
+        _LOADED[key] = Segmenter.load(_file(worker, sent.topic), choice.device)
     return _LOADED[key]
