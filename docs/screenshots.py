@@ -3,12 +3,11 @@
 A real window, the real engine, real, short trainings, and real scans: the plugin's samples (Medical Segmentation
 Decathlon Task04, CC BY-SA 4.0; 2018 Data Science Bowl, CC0) and, where the folder ``shared/data`` is beside the
 repository, further scans of Task04, a CT of Task09 and a breast ultrasound of BUSI (CC BY 4.0). Pictures whose scans
-are not there stay unchanged. Parts: segment, planes, objects, large, train, series, gates, tour.
+are not there stay unchanged. Parts: segment, planes, objects, train, series, gates, tour.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -19,7 +18,6 @@ from pathlib import Path
 
 import napari
 import numpy as np
-import pytest
 from napari.layers import Image, Labels
 from PIL import Image as Picture
 from qtpy.QtCore import QEvent, Qt
@@ -36,8 +34,6 @@ from napari_prosma.train.plots import TrainingPlots
 from napari_prosma.widgets.docks import open_dock
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.training import LabelsConfig, resolve_run
-from prosma_core.data.intensities import display_window
-from prosma_core.io.images import read_image, write_image
 from prosma_core.runs.run_state import read_history
 
 IMAGES = Path(__file__).parent / "images"
@@ -129,7 +125,6 @@ def main() -> None:
         "segment": (take_segment,),
         "planes": (take_planes,),
         "objects": (take_objects,),
-        "large": (take_large,),
         "train": (take_new_model, take_fine_tuning),
         "series": (take_series,),
         "gates": (take_gates,),
@@ -233,50 +228,6 @@ def take_objects(desk: Desk) -> None:
     result.visible, objects.visible = False, True
     objects.contour, objects.opacity = 3, 1  # in exactly its colors
     desk.picture("segment-objects")
-
-
-def take_large(desk: Desk) -> None:
-    """Segment, on a scan in a zarr for which there is little memory: the result fills block by block."""
-    scans = sorted((MORE.parent / "fetal_brain_atlas" / "images").glob("*.nii.gz"))
-    if not scans:
-        return
-    desk.session.jobs.free()
-    LOOKS.choose(contours=False)  # blocks are seen better when they are filled
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        budget = Path(folder) / "sitecustomize.py"
-        budget.write_text(LITTLE_MEMORY, encoding="utf-8")
-        patch.setenv("PYTHONPATH", os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])]))
-        patch.setattr("napari_prosma.layers.source.IN_CORE", 0)
-        scan = read_image(scans[0])
-        path = Path(folder) / "fetal brain.ome.zarr"
-        write_image(path, scan.data, scan.spec)
-        (image,) = desk.viewer.open(str(path), plugin="napari-prosma")
-        image.contrast_limits = display_window(scan.data)
-        desk.viewer.reset_view()
-        widget = desk.segment()
-        choose(desk, "fetal-brain-mri")
-        widget.controller.choose_options(InferenceConfig(overlap=0.25))
-        desk.viewer.dims.set_current_step(0, scan.spec.shape[0] // 2)
-        widget.controller.start_or_cancel()
-        shown = widget.progress_text
-        wait(lambda: shown().startswith("Segmenting") and percent(shown()) >= 40, 600)
-        desk.picture("segment-large")
-        widget.controller.start_or_cancel()
-        wait(lambda: widget.controller.run is None)
-
-
-LITTLE_MEMORY = """
-from prosma_core.engine import on_disk
-from prosma_core.inference import memory
-from prosma_core.io import images, zarr_images
-
-memory.IN_CORE = memory.KEPT = 0
-memory.WORKING = on_disk.WORKING = 48 << 20
-memory.WORTH = 99.0
-images.open_image.__kwdefaults__["least"] = 0
-zarr_images._CHUNK = {"t": 1, "c": 1, "z": 16, "y": 32, "x": 32}
-"""
-"""Of the engine in the picture of a result that fills block by block."""
 
 
 def percent(text: str) -> int:
