@@ -147,17 +147,17 @@ def _tasks(data: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _has_no_zarr(data: Any) -> bool:
-    return not any(_is_zarr(task) for _, task in _tasks(data))
+    return not any(_is_zarr(task) or isinstance(task, ZarrArray) for _, task in _tasks(data))
 
 
 def _zarr_in(data: Any) -> Any:
     """The zarr array that a dask array is, or is a part of; None where anything is computed."""
     found = None
     for name, task in _tasks(data):
-        kind = name.removeprefix("original-").rpartition("-")[0]
-        if kind not in {"from-zarr", "array", "getitem"} or (found is not None and _is_zarr(task)):
+        kind, array = name.removeprefix("original-").rpartition("-")[0], _zarr_array(task)
+        if kind not in {"from-zarr", "array", "getitem"} or (found is not None and array is not None):
             return None
-        found = task if _is_zarr(task) else found
+        found = found if array is None else array
     return found
 
 

@@ -89,17 +89,27 @@ def value_counts(labels: NDArray[Any]) -> dict[int, int]:
     if not labels.size:
         return {}
     if is_repeated(labels):
-        return {int(first_voxel(labels).item()): labels.size}
-    low, high = int(labels.min()), int(labels.max())
+        return {_number(first_voxel(labels)): labels.size}
+    low, high = _number(labels.min()), _number(labels.max())
     if low == high:
         return {low: labels.size}
-    if high - low > np.iinfo(np.uint16).max:
+    if labels.dtype.kind == "f" or high - low > np.iinfo(np.uint16).max:
         values, numbers = np.unique(labels, return_counts=True)
         return dict(zip(values.tolist(), numbers.tolist(), strict=True))
     flat, counts = labels.reshape(-1), np.zeros(high - low + 1, np.int64)
     for start in range(0, flat.size, _MOST_COUNTED):  # that takes eight times their memory
-        counts += np.bincount(flat[start : start + _MOST_COUNTED].astype(np.int64) - low, minlength=len(counts))
+        part = flat[start : start + _MOST_COUNTED]
+        if part.dtype.kind == "u":  # of 64 bits, most values are none of int64
+            places = (part - part.dtype.type(low)).astype(np.int64)
+        else:
+            places = part.astype(np.int64) - low
+        counts += np.bincount(places, minlength=len(counts))
     return {low + int(i): int(counts[i]) for i in np.flatnonzero(counts)}
+
+
+def _number(value: Any) -> Any:
+    number = value.item()
+    return int(number) if isinstance(number, bool) else number
 
 
 def gray_kind(labels: NDArray[Any], counts: dict[int, int] | None = None) -> Gray | None:

@@ -35,6 +35,25 @@ def test_it_is_what_numpy_counts(dtype: type, span: int, size: int) -> None:
     assert value_counts(labels) == dict(zip(values.tolist(), numbers.tolist(), strict=True))
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([2**63, 2**63 + 3, 2**63], np.uint64),
+        np.array([2**64 - 1, 2**64 - 2], np.uint64),
+        np.array([2**32 - 1, 2**32 - 2], np.uint32),
+        np.array([-128, 127, 127], np.int8),
+        np.array([-(2**63), 3 - 2**63]),
+        np.array([-(2**63), 2**63 - 1]),
+        np.array([0.5, 1.5, 0, 1]),
+        np.array([0.5, 0.5], np.float32),
+    ],
+    ids=str,
+)
+def test_the_largest_numbers_and_fractions_are_counted(labels: np.ndarray) -> None:
+    values, numbers = np.unique(labels, return_counts=True)
+    assert value_counts(labels) == dict(zip(values.tolist(), numbers.tolist(), strict=True))
+
+
 def test_of_repeated_voxels_one_is_read_and_the_result_repeats_it() -> None:
     labels = np.broadcast_to(np.uint16(7), (2**20, 2**20, 2**10))  # would fit into no memory
     assert value_counts(labels) == {7: 2**50}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from napari.utils import resize_dask_cache
 
+from napari_prosma.layers import dask_cache
 from napari_prosma.layers.dask_cache import MOST, SmallCache
 
 
@@ -55,4 +56,35 @@ def test_a_cache_whose_sum_is_wrong_is_left_alone(cache: Any) -> None:
     cache.total_bytes += MOST  # napari's own shrinking would not come to an end
     small = SmallCache()
     cache.total_bytes -= MOST
+    assert not small.shrunk
+
+
+class Foreign:
+    """The cache of a napari of which not all is as known."""
+
+    def __init__(self, **known: Any) -> None:
+        vars(self).update(known)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        Foreign(),
+        Foreign(cache=None),
+        Foreign(cache=Foreign(total_bytes=0, nbytes={})),
+        Foreign(cache=Foreign(total_bytes=0, nbytes=[], available_bytes=1 << 40)),
+    ],
+)
+def test_a_cache_that_is_unknown_is_left_alone(foreign: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_cache, "resize_dask_cache", lambda: foreign)
+    small = SmallCache()
+    assert not small.shrunk
+    small.give_back()
+
+
+def test_a_cache_that_cannot_be_given_back_is_no_failure(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = SmallCache()
+    assert small.shrunk
+    monkeypatch.setattr(dask_cache, "resize_dask_cache", lambda: Foreign())
+    small.give_back()
     assert not small.shrunk

@@ -17,6 +17,7 @@ from napari_prosma.layers import source
 from napari_prosma.layers.scan import METADATA, read
 from napari_prosma.layers.source import Source, is_large, source_of
 from napari_prosma.layers.stored import FileArray
+from napari_prosma.layers.zarr_slices import ZarrArray
 from prosma_core.data.geometry import box_shape
 from prosma_core.data.lazy import LazyArray
 
@@ -51,6 +52,15 @@ def test_a_channel_or_time_point_of_a_zarr_is_a_part_of_it(array: Any, tmp_path:
     of_time = Source(tmp_path / "t.zarr", "tczyx", {"t": 2})
     assert found(da.from_zarr(wide)[2], axis_labels="czyx") == of_time
     assert found(da.from_zarr(wide)[1, 0], axis_labels="zyx") == Source(of_time.path, "tczyx", {"t": 1, "c": 0})
+
+
+def test_a_dask_array_of_a_zarr_that_was_opened_with_the_reader_is_that_zarr(array: Any, tmp_path: Path) -> None:
+    folder, shown = tmp_path / "a.zarr", ZarrArray(array)
+    assert found(da.from_array(shown), axis_labels="czyx") == Source(folder, "czyx")
+    assert found(da.from_array(shown)[1], axis_labels="zyx") == Source(folder, "czyx", {"c": 1})
+    notes = {METADATA: {"path": str(folder)}}
+    assert found(da.from_array(shown.transpose((0, 1, 3, 2))), axis_labels="czyx", metadata=notes) is None
+    assert found(da.from_array(shown)[0] + 1, axis_labels="zyx", metadata=notes) is None
 
 
 COMPUTED: dict[str, Callable[[Any], Any]] = {
