@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import traceback
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -59,6 +60,8 @@ def train_with_others(request: TrainRequest, replies: BinaryIO) -> int:
     except ProsmaError as error:
         if first:
             tell(Failed(error, traceback.format_exc()))
+        else:
+            sys.stderr.write(f"{error}\n")  # read where the first one cannot tell why
         return 1
     except Exception as error:  # noqa: BLE001  (whatever it is, the person hears of it)
         traceback.print_exc()

@@ -29,7 +29,9 @@ LOOK = 0.3
 STOPPING = 1.5
 """Seconds that processes get to end by themselves when the training is stopped."""
 ENDING = 20.0
-"""Seconds that the others get to end when one has ended."""
+"""Seconds that the others get to end when one has failed."""
+SILENT = 2.0
+"""Seconds without an event of the first process after which there is a place to stop."""
 LOG = 4000
 """Bytes of the end of a process's log that are kept."""
 
@@ -45,7 +47,7 @@ def train_by_several(request: TrainRequest) -> Generator[Event, None, TrainResul
     Raises
     ------
     TrainingError
-        A process was killed.
+        A process was killed, or ended by itself without a word of the first one.
     ProsmaError
         As in `train`.
     """
@@ -90,20 +92,25 @@ class _Group:
 
     def follow(self) -> Generator[Event, None, TrainResult]:
         """Events of the first process, and its result."""
-        doing = Working("Starting the processes")
+        doing: Working | None = Working("Starting the processes")
         yield doing
-        waits, ended = True, 0.0
+        ended, heard = 0.0, time.monotonic()
         while True:
             try:
                 said = self._said.get(timeout=LOOK)
             except queue.Empty:
-                if waits:
+                now = time.monotonic()
+                if doing is not None:
                     yield doing  # a place to stop
-                if self._killed() and not ended:
-                    ended = time.monotonic()
-                if ended and time.monotonic() - ended > ENDING:
+                elif now - heard > SILENT:
+                    heard = now
+                    yield Working("Waiting for the processes")
+                if self._failed() and not ended:
+                    ended = now
+                if ended and now - ended > ENDING:
                     raise self._ended() from None
                 continue
+            heard = time.monotonic()
             if isinstance(said, Finished):
                 assert isinstance(said.result, TrainResult)
                 return said.result
@@ -111,7 +118,7 @@ class _Group:
                 raise self._ended() if self._killed() else said.error
             if said is None:
                 raise self._ended()
-            doing, waits = (said, True) if isinstance(said, Working) else (doing, False)
+            doing = said if isinstance(said, Working) else None
             assert not hasattr(said, "array")
             yield said  # type: ignore[misc]
 
@@ -143,18 +150,22 @@ class _Group:
         """Processes that a signal has ended."""
         return [rank for rank, process in enumerate(self._processes) if (process.poll() or 0) < 0]
 
+    def _failed(self) -> list[int]:
+        """Processes that have ended before their work was done."""
+        return [rank for rank, process in enumerate(self._processes) if process.poll()]
+
     def _ended(self) -> TrainingError:
         """Why the training has ended without a word of the first process."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._processes[0].wait(STOPPING)
-        if killed := self._killed():
-            name = signal.Signals(-self._processes[killed[0]].returncode).name
-            why = f"Process {killed[0] + 1} of {len(self._processes)} of this training was ended ({name}), "
-            why += "possibly as memory ran out."
+        which = (self._killed() or self._failed() or [0])[0]
+        code, who = self._processes[which].poll() or 0, f"Process {which + 1} of {len(self._processes)}"
+        if code < 0:
+            why = f"{who} of this training was ended ({signal.Signals(-code).name}), possibly as memory ran out."
         else:
             self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG))
             lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-            why = f"A process of this training has ended: {lines[-1] if lines else 'without a word'}."
+            why = f"{who} of this training has ended (exit code {code}): {lines[-1] if lines else 'without a message'}."
         return TrainingError(f"{why} What the last finished epoch reached is kept: resume it under Earlier runs.")
 
 
