@@ -368,7 +368,7 @@ class _Run:
                 if self._cluster.place.workers:  # which end with us: also what began just now is to end first
                     from prosma_core.cluster.worker import idle
 
-                    client.run(idle, STOP_S)
+                    client.run(idle, max(0.0, until - time.monotonic()))
             client.unsubscribe_topic(self._sent.topic)
         self._running.clear()
 

@@ -161,7 +161,7 @@ ANSWER = 5.0
 STARTING = 60.0
 """The same of an engine that has not started yet."""
 NOT_ANSWERING = "The background process is not answering. Wait, or cancel to end it."
-ELSEWHERE = 15.0
+ELSEWHERE = 20.0
 """Seconds between asking a job to stop and killing its process at least, where other processes compute it."""
 CLOSING = 5.0
 """Seconds for which `Engine.close` waits for a process that was killed."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from prosma_core.cluster.blocks import Filled, InBlocks, Shared, plan_shared
 from prosma_core.cluster.checks import versions_here
-from prosma_core.cluster.connection import Cluster, absolute, connect
+from prosma_core.cluster.connecting import connecting
+from prosma_core.cluster.connection import Cluster, absolute
 from prosma_core.cluster.jobs import Job, Outcome
 from prosma_core.cluster.place import Place, parse_place
 from prosma_core.config.inference import InferenceConfig
@@ -74,8 +75,8 @@ def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersRe
     """
     place = parse_place(request.on)
     name = read_header(Path(request.model)).name
-    yield _connecting(place)
-    with connect(place) as cluster:
+    with connecting(place, _connecting(place)) as made:
+        cluster = yield from made
         yield Working("Checking the workers")
         path = input_path(request.file) if request.file else None
         files = [] if path is None or isinstance(path, RemotePath) else [path]
@@ -138,8 +139,8 @@ def compute_on_workers(
     """
     began, place = time.monotonic(), parse_place(request.on)
     read_header(Path(request.model))
-    yield _connecting(place)
-    with connect(place) as cluster:
+    with connecting(place, _connecting(place)) as made:
+        cluster = yield from made
         yield from cluster.begin()
         serve = yield from _sendable(cluster, request)
         with cluster.with_model(Path(request.model), request.device) as sent:

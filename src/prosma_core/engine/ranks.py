@@ -92,8 +92,8 @@ class _Group:
 
     def follow(self) -> Generator[Event, None, TrainResult]:
         """Events of the first process, and its result."""
-        doing: Working | None = Working("Starting the processes")
-        yield doing
+        doing: Working | None = (starting := Working("Starting the processes"))
+        yield starting
         ended, heard = 0.0, time.monotonic()
         while True:
             try:

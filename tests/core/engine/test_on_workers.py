@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -36,7 +37,7 @@ from prosma_core.engine.messages import (
     spec_message,
 )
 from prosma_core.errors import ClusterError, ConfigError, PartUnreadableError
-from prosma_core.events import ResultStored, SlabDone, StageStarted, TileDone, drain
+from prosma_core.events import ResultStored, SlabDone, StageStarted, TileDone, Working, drain
 from prosma_core.io.images import read_image, write_image
 
 Worker = Callable[..., AbstractContextManager[Any]]
@@ -273,6 +274,21 @@ def test_cancel_stops_the_worker_and_the_engine_lives_on(
     with connect(Place(scheduler), patience=60) as cluster:
         assert not any(cluster.client.processing().values())
     arrays(submit(engine, model_2d, Scan(long_scan.data[:1], array_spec((1, 256, 256), "zyx"))))
+    assert engine.pid == process
+
+
+@pytest.mark.slow
+def test_cancel_while_nothing_computes_yet_leaves_the_engine(
+    engine: Engine, begin: Any, model_2d: Path, scheduler_file: SchedulerFile, tmp_path: Path
+) -> None:
+    asked = WorkersRequest(on=str(scheduler_file[0]), model=str(model_2d), device="cpu", folder=str(tmp_path / "f"))
+    heard = begin(engine, asked)  # the scheduler has no worker
+    heard.wait_for(Working)
+    time.sleep(2)
+    process, began = engine.pid, time.monotonic()
+    heard.job.cancel()
+    assert isinstance(heard.end(), Cancelled)
+    assert time.monotonic() - began < 8
     assert engine.pid == process
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -46,9 +47,10 @@ def test_a_process_that_ends_by_itself_while_the_others_wait_ends_the_training(
     monkeypatch.setattr(ranks, "ENDING", 0.5)
     both = group(f'[ "$RANK" = {rank} ] || exec sleep 60\necho "ImportError: no GPU library" >&2\nexit 1')
     until = time.monotonic() + 20
-    with pytest.raises(TrainingError, match=r"ended.*ImportError: no GPU library.*resume it under Earlier runs") as told:
-        for _ in both.follow():
-            assert time.monotonic() < until
+    waiting = itertools.takewhile(lambda _: time.monotonic() < until, both.follow())
+    reason = r"ended.*ImportError: no GPU library.*resume it under Earlier runs"
+    with pytest.raises(TrainingError, match=reason) as told:
+        list(waiting)
     assert ("Process 2 of 2 of this training has ended (exit code 1)" in str(told.value)) is (rank == 1)
 
 
