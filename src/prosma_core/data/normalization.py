@@ -393,7 +393,8 @@ class _FrameSums:
 
     def _finite(self, image: NDArray[Any], box: Box) -> bool:
         """Count voxels that are not finite; the first in array order is kept."""
-        if image.dtype.kind != "f" or np.isfinite(image.min()) & np.isfinite(image.max()):
+        one = first_voxel(image) if is_repeated(image) else image
+        if image.dtype.kind != "f" or np.isfinite(one.min()) & np.isfinite(one.max()):
             return True
         finite = np.isfinite(image)
         bad = image.size - int(np.count_nonzero(finite))
@@ -463,12 +464,13 @@ class _FrameSums:
         boxes = self._readable()
         further = _Pass(len(boxes), again=True)
         for box in boxes:
-            image = self.frame.read(box)[c]
+            part = self.frame.read(box)[c]
+            image = first_voxel(part) if is_repeated(part) else part
             values = _from(image, shift)
             near = (values >= middle - reach) & (values <= middle + reach)
-            away = image.size - int(np.count_nonzero(near))
-            far, total = far + away, total + image.size
-            if away < image.size:
+            away = part.size // image.size * (image.size - int(np.count_nonzero(near)))
+            far, total = far + away, total + part.size
+            if away < part.size:
                 lows.append(image[near].min())
                 highs.append(image[near].max())
             if away:

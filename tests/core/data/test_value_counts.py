@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from prosma_core.config.model import ClassInfo
+from prosma_core.config.model import ChannelIntensity, ClassInfo
 from prosma_core.data.frames import frames
 from prosma_core.data.geometry import Box, Scan, array_spec
 from prosma_core.data.labels import IGNORED, class_indices, value_counts
 from prosma_core.data.lazy import LazyArray, as_lazy
+from prosma_core.data.normalization import measure
 from prosma_core.data.point_table import PointTable
+from prosma_core.errors import IntensityError
 from prosma_core.events import drain
 
 CHUNK = 8
@@ -97,3 +99,22 @@ def test_what_was_not_read_stays_one_voxel_until_it_is_normalized(dtype: type) -
     found = frame.read(((0, 40), (0, 4096), (0, 4096)))
     assert (found.shape, set(found.strides), float(found[0, 1, 2, 3])) == ((1, 40, 4096, 4096), {0}, 7.0)
     assert found.dtype == np.dtype(dtype) if np.dtype(dtype).itemsize > 2 else found.dtype == np.float32
+
+
+def test_a_voxel_far_outside_is_found_among_parts_that_are_not_read() -> None:
+    voxels = np.full((16, 512, 1024), 100, np.float32)
+    voxels[3, 5, 6] = 1e12
+
+    def read(box: Box) -> NDArray[Any]:
+        return voxels[tuple(slice(*ends) for ends in box)]
+
+    def single(box: Box) -> float | None:
+        return None if box[1][0] == 0 and box[0][0] <= 3 < box[0][1] else 100.0
+
+    said = []
+    for array in (LazyArray(voxels.shape, voxels.dtype, read, (1, 256, 256), single), as_lazy(voxels)):
+        scan = Scan(array, array_spec(voxels.shape, "zyx", (1.0, 1.0, 1.0), "mm"))
+        with pytest.raises(IntensityError, match=r"One voxel lies far outside .*1e.12 at z 3, y 5, x 6") as told:
+            measure(list(frames(scan, 3)), (ChannelIntensity(kind="zscore"),))
+        said.append(str(told.value))
+    assert said[0] == said[1]
