@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prosma_core.data.geometry import Box, box_shape, box_slices
 from prosma_core.data.lazy import LazyArray
-from prosma_core.io.file_states import file_state
+from prosma_core.io.file_states import chunks_state, file_state
 
 KEPT = 192 << 20
 """Bytes of whole chunks that are kept for the next slice."""
@@ -189,6 +189,8 @@ class FileArray(PartArray):
 class DiskArray(PartArray):
     """A result in a zarr folder, which another process fills; what was read last is kept, until it is read anew.
 
+    Of a whole result, which has moved to its place, it is kept while its files are unchanged.
+
     Parameters
     ----------
     path : Path
@@ -202,8 +204,9 @@ class DiskArray(PartArray):
     """
 
     def __init__(self, path: Path, order: tuple[int | None, ...] | None = None) -> None:
-        self._kept: tuple[Box, NDArray[Any]] | None = None
+        self._kept: tuple[Box, NDArray[Any], Any] | None = None
         self._array: Any = _opened(path)
+        self._whole = False
         self.path = path
         super().__init__(self._array.shape, self._array.chunks, self._array.dtype, order)
 
@@ -212,7 +215,11 @@ class DiskArray(PartArray):
 
         Nothing is kept: what was read while its folder was on its way is empty.
         """
-        self._array, self.path, self._kept = _opened(path), path, None
+        self._array, self.path, self._kept, self._whole = _opened(path), path, None, True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in this process or another, reads the folder."""
+        return DiskArray, (self.path, self.order)
 
     def _in_order(self, order: tuple[int | None, ...]) -> DiskArray:
         return DiskArray(self.path, order)
@@ -232,13 +239,17 @@ class DiskArray(PartArray):
     def read(self, box: Box) -> NDArray[Any]:
         """Voxels of a box of the zarr array, not to be written to."""
         kept, array = self._kept, self._array
+        if kept is not None and self._whole:
+            state = chunks_state(array, kept[0])
+            kept = kept if state is not None and state == kept[2] else None
         if kept is None or not all(c <= a and b <= d for (a, b), (c, d) in zip(box, kept[0], strict=True)):
             sizes = zip(box, array.chunks, array.shape, strict=True)
             wide = tuple((a // n * n, min(-(-b // n) * n, size)) for (a, b), n, size in sizes)
             if prod(box_shape(wide)) * self.dtype.itemsize > KEPT:
                 found: NDArray[Any] = array[box_slices(box)]
                 return found
-            kept = wide, np.array(array[box_slices(wide)])
+            state = chunks_state(array, wide) if self._whole else None
+            kept = wide, np.array(array[box_slices(wide)]), state
             if array is self._array:  # not moved meanwhile
                 self._kept = kept
         return _read_only(kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, kept[0], strict=True))])

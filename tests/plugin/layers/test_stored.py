@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,25 @@ def test_a_file_is_read_where_it_is_looked_at() -> None:
     with pytest.raises(TypeError):
         file[0] = 1  # type: ignore[index]
     assert is_on_disk(file)
+
+
+@pytest.mark.parametrize("aged", [True, False])
+def test_a_whole_result_that_another_program_writes_anew_is_shown_anew(aged: bool, array: Any) -> None:
+    folder = Path(array.store.root)
+    disk = DiskArray(folder)
+    disk.move(folder)  # as it is whole
+    for value in (1, 2, 3):
+        array[...] = value
+        for file in folder.rglob("*") if aged else ():
+            os.utime(file, (value, value))
+        assert (disk[1] == value).all()
+        assert (disk[2] == value).all()
+
+
+def test_a_copy_reads_the_folder(array: Any) -> None:
+    disk = DiskArray(Path(array.store.root), (2, 0, 1))
+    disk[:, 2]
+    array[...] = 50
+    for other in (copy.copy(disk), pickle.loads(pickle.dumps(disk))):
+        assert (other.path, other.order) == (disk.path, disk.order)
+        assert (other[:, 2] == 50).all()
