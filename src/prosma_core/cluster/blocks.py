@@ -203,7 +203,6 @@ class FinishBlocks:
             opened = yield from self.of.open(segmenter, downloads)
             if self.unreadable:
                 with self.of.stored(segmenter, opened, sharing) as stored:
-                    stored.keep(self.blocks.kept)
                     raise left_out(self.unreadable, self.total - len(stored.done), self.total)
             return (yield from self.of.finish(segmenter, opened, self.blocks, sharing))
 

@@ -276,9 +276,7 @@ class SegmentFile:
         header, config = self.segmenter.header, self.config
         if opened.by_parts:
             with self.stored(task, opened, sharing) as stored:
-                if blocks is not None:
-                    stored.keep(blocks.kept)
-                elif stored.done:
+                if blocks is None and stored.done:
                     yield StageStarted(f"{task.name}: {counted(len(stored.done), 'block')} of an earlier run stay.")
                 work = self.segmenter.segment(opened.scan, config, allocate=stored.allocate, blocks=blocks)
                 result = yield from work

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Generator, Iterator, Set
+from dataclasses import dataclass
 from functools import partial
 from math import log, prod
 from typing import Any
@@ -54,10 +54,11 @@ class StoredArray:
         Blocks of the label map that are written, with all other results there.
     mark : callable
         Takes a block that is.
-    kept : dict of str to str
-        What is to be known in the next run, should this one end before all is done; filled by that run.
-    renew : callable
-        Takes blocks that are not done any more; what could not be read in an earlier run can be read now.
+    normalized : str or None
+        How the blocks that are done were normalized, as it was settled; None where that is not settled yet.
+    settle : callable
+        Takes how blocks are normalized, files that cannot be read, and blocks that are not done any more. Has to be
+        called before the first block is marked, by the process that plans them.
     """
 
     shape: tuple[int, ...]
@@ -67,8 +68,8 @@ class StoredArray:
     values: LazyArray
     done: Set[Box] = frozenset()
     mark: Callable[[Box], None] = lambda _: None
-    kept: dict[str, str] = field(default_factory=dict)
-    renew: Callable[[Set[Box]], None] = lambda _: None
+    normalized: str | None = None
+    settle: Callable[[str, Collection[str], Set[Box]], None] = lambda *_: None
 
 
 Allocate = Callable[[str, tuple[int, ...], "np.dtype[Any]"], Any]

@@ -19,7 +19,7 @@ from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.intensities import check_varies
 from prosma_core.data.lazy import LazyArray, in_memory
 from prosma_core.data.normalization import Normalization, check_not_blank, measure, measuring
-from prosma_core.errors import DeviceError, PartUnreadableError
+from prosma_core.errors import DeviceError, OutputError, PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.grid_restore import RegionOfInterest
@@ -33,7 +33,6 @@ from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.printable import counted
 
-_INTENSITIES = "intensities"
 _CHUNK = 64
 """Voxels that blocks of a label map in memory are multiples of, along each axis."""
 
@@ -71,8 +70,6 @@ class Blocks:
         Of each frame.
     only : frozenset of box, optional
         Blocks of the label map to compute; the others are done, or done elsewhere.
-    kept : dict of str to str
-        As of `StoredArray`.
     lacks : PartUnreadableError, optional
         Why intensities that decide over the labels were not measured in the whole scan.
     """
@@ -80,7 +77,6 @@ class Blocks:
     plan: BlockPlan
     measured: dict[int, Normalization]
     only: frozenset[Box] | None = None
-    kept: dict[str, str] = field(default_factory=dict)
     lacks: PartUnreadableError | None = None
 
 
@@ -136,9 +132,8 @@ class Segmenter:
             yield StageStarted(blocks.words)
         every = list(frames(plan.scan, self.header.model.dims, config.slice_axis, plan.region))
         measured, lacks = yield from self._measured(every, results)
-        kept = dict(results.labels.kept) if isinstance(results.labels, StoredArray) else {}
         boxes = [frame.place(block.source) for c in blocks.columns for frame in every for block in c.blocks]
-        return Blocks(blocks, measured, kept=kept, lacks=lacks), boxes
+        return Blocks(blocks, measured, lacks=lacks), boxes
 
     def segment(
         self,
@@ -203,8 +198,10 @@ class Segmenter:
         work = _Work(config, results, self.device, len(tiles), plan.frames * blocks.tiles, preview)
         work.only = None if given is None else given.only
         measured, lacks = ({}, None) if given is None else (dict(given.measured), given.lacks)
-        if isinstance(scan.data, LazyArray) and given is None:
-            if self.header.model.dims < scan.spec.spatial_ndim:
+        if given is not None and isinstance(results.labels, StoredArray):
+            _check_settled(results.labels, list(given.measured.values()))
+        if (isinstance(scan.data, LazyArray) or results.stored) and given is None:
+            if isinstance(scan.data, LazyArray) and self.header.model.dims < scan.spec.spatial_ndim:
                 scan.data.origin.keep *= 3  # chunks of several slices, which are computed one by one
             every_frame = list(frames(scan, self.header.model.dims, config.slice_axis, plan.region))
             measured, lacks = yield from self._measured(every_frame, results)
@@ -269,8 +266,8 @@ class Segmenter:
             return dict(enumerate((yield from measuring(every, rules)))), None
         missing: list[PartUnreadableError] = []
         found = yield from measuring(every, rules, missing)
-        earlier = stored.kept.get(_INTENSITIES)
-        before = None if earlier is None else [Normalization.from_json(each) for each in load_json(earlier)]
+        before = None if stored.normalized is None else _normalizations(stored.normalized)
+        outdated: set[Box] = set()
         if missing:
             yield StageStarted(f"{missing[0]} All blocks that do not reach it are segmented.")
             if before is not None:
@@ -281,11 +278,8 @@ class Segmenter:
             outdated = {box for box in stored.done for frame in changed if frame.holds(box)}
             if outdated:
                 text = counted(len(outdated), "block is", "blocks are")
-                yield StageStarted(
-                    f"What could not be read can be read now: intensities are measured anew, and {text} computed again."
-                )
-            stored.renew(outdated)
-        stored.kept[_INTENSITIES] = json.dumps([each.as_json() for each in found])
+                yield StageStarted(f"Intensities are not those of the earlier run any more: {text} computed again.")
+        stored.settle(_as_text(found), _files(missing), outdated)
         lacks = missing[0] if missing and any(rule.kind != "ct" for rule in rules) else None
         if lacks is not None:
             lacks = PartUnreadableError(*lacks.args, files=_files(missing))
@@ -418,6 +412,21 @@ def left_out(errors: Sequence[PartUnreadableError], left: int, blocks: int) -> P
         "kept. Run the same command again when it can be read: these blocks are done then.",
         files=files,
     )
+
+
+def _check_settled(stored: StoredArray, measured: Sequence[Normalization]) -> None:
+    """Raise `OutputError` where blocks of another plan are there: a job of an earlier one goes on."""
+    if stored.normalized not in {None, _as_text(measured)}:
+        msg = "The result, which several processes fill, is gone or was changed. Run the same command again."
+        raise OutputError(msg)
+
+
+def _as_text(measured: Sequence[Normalization]) -> str:
+    return json.dumps([each.as_json() for each in measured])
+
+
+def _normalizations(text: str) -> list[Normalization]:
+    return [Normalization.from_json(each) for each in load_json(text)]
 
 
 def _files(errors: Sequence[PartUnreadableError]) -> list[str]:

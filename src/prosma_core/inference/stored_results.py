@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from prosma_core.events import Event, Working
 from prosma_core.inference.device import free_memory
 from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import StoredArray
+from prosma_core.inference.scan_state import Head, ScanState
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import (
     PREFIX,
@@ -43,13 +43,10 @@ from prosma_core.io.atomic import (
 )
 from prosma_core.io.class_notes import classes_note
 from prosma_core.io.images import check_output, least_bytes, written_format
-from prosma_core.io.remote import RemotePath
-from prosma_core.io.zarr_checks import load_node, remote_state
 from prosma_core.io.zarr_images import complete_zarr, create_zarr, open_written, zarr_chunks
-from prosma_core.io.zarr_labels import GROUP, LabelImage, is_listed, list_label_image, plan_label_image
+from prosma_core.io.zarr_labels import LabelImage, is_listed, list_label_image, plan_label_image
 from prosma_core.printable import counted, gib
 
-_UNREADABLE = "unreadable.json"
 _MOVING = "moving.json"
 """Written when all results are whole, before the first takes its place: which folders they are."""
 _OWNER = "owner"
@@ -184,9 +181,10 @@ class Sharing:
 class StoredResults:
     """Zarr folders that a segmentation fills part by part; each takes its place when all are whole.
 
-    Used in a ``with`` statement. Until then they lie in a hidden folder beside the label map, with a list of the blocks
-    that are done. Where the statement ends with an error, or the process is killed, that folder stays, and the next
-    run of the same job does what is missing. What such a run has put in place already is moved back first.
+    Used in a ``with`` statement. Until then they lie in a hidden folder beside the label map, with what their blocks
+    rest on (`Head`), and lists of those that are done, which name it. Where the statement ends with an error, or the
+    process is killed, that folder stays, and the next run of the same job does what is missing. What such a run has put
+    in place already is moved back first.
 
     Parameters
     ----------
@@ -230,13 +228,13 @@ class StoredResults:
         self._folder = _hidden(targets)
         self._source, self._copy, self._reading = source, copy or source, reading
         self._list = self._folder / f"blocks{own}.txt"
-        self._kept: dict[str, str] = {}
-        self._unreadable: list[str] = []
-        self._key = ""
+        self._head: Head | None = None
+        self._scan: ScanState | None = None
+        self._listed = False
         self._done: set[Box] = set(self._sharing.done)
         self._found: dict[str, Any] = {}
         self._made: dict[str, tuple[Any, LabelImage]] = {}
-        self._completed = False
+        self._completed = self._owned = False
         self._token = secrets.token_hex(8)
 
     @property
@@ -250,28 +248,36 @@ class StoredResults:
 
     def __enter__(self) -> StoredResults:
         """Take up what an earlier run of the same job has done."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            found = json.loads((self._folder / _UNREADABLE).read_text(encoding="utf-8"))
-            self._unreadable, self._kept = list(map(str, found["files"])), dict(found["kept"])
-        self._key = self._state()
-        for path in self._folder.glob("blocks*.txt"):
-            with contextlib.suppress(OSError, ValueError):
-                first, *lines = path.read_text(encoding="utf-8").splitlines()
-                if first == self._key:
-                    self._done |= set(filter(None, map(_box_of, lines)))
+        self._head = Head.read(self._folder)
+        if self._sharing.begins:
+            self._scan = ScanState(self._source, self._copy)
+            if self._head is not None and self._head.job != self._job(self._head.unreadable):
+                self._head = None
+        self._done |= self._listed_blocks()
         self._replaceable = {*self._replaceable, *moved_before(self._targets).values()}
         if not self._sharing.begins:
             self._open_all()
-        elif not (self._done and self._taken_back() and self._open_all()):
-            self._done, self._found = set(), {}
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._unreadable, self._kept = [], {}
-            self._key = self._state()
-        else:
+        elif self._done and self._taken_back() and self._open_all():
             self._own()
+        else:
+            self._done, self._found, self._head = set(), {}, None
+            shutil.rmtree(self._folder, ignore_errors=True)
         return self
 
+    def _listed_blocks(self) -> set[Box]:
+        """Blocks in the lists that name the head."""
+        found: set[Box] = set()
+        if self._head is None:
+            return found
+        for path in self._folder.glob("blocks*.txt"):
+            with contextlib.suppress(OSError, ValueError):
+                first, *lines = path.read_text(encoding="utf-8").splitlines()
+                if first == self._head.digest:
+                    found |= set(filter(None, map(_box_of, lines)))
+        return found
+
     def _own(self) -> None:
+        self._owned = True
         with output_errors(self._targets["labels"]):
             (self._folder / _OWNER).write_text(self._token, encoding="ascii")
 
@@ -315,42 +321,41 @@ class StoredResults:
                 return array
         return None
 
-    def _state(self) -> str:
+    def _job(self, without: Collection[str]) -> str:
         """By which the same job is told: without the files that could not be read, which may be mended."""
-        state, spec = _state_of(self._source, self._copy, self._unreadable), self._spec
+        self._scan = self._scan or ScanState(self._source, self._copy)
+        spec, state = self._spec, self._scan.without(without)
         grid = [spec.axes, spec.shape, spec.spacing, spec.unit, spec.affine.tolist(), spec.channel_names]
         return json.dumps([*sorted(self._notes.items()), *state, grid, self._reading, *self._sharing.machine.items()])
 
-    def _renew(self, outdated: Set[Box]) -> None:
-        """Forget what could not be read, and blocks that are not done any more, before others become done."""
-        if not self._unreadable and not outdated:
+    def _settle(self, normalized: str, files: Collection[str], outdated: Set[Box] = frozenset()) -> None:
+        """Write what blocks rest on, before the first of them is marked; see `StoredArray`.
+
+        The list of those that stay is there before the head that it names, and lists that name the earlier head until
+        that is replaced: wherever this ends, blocks count as done only under the head that they were computed with.
+        """
+        unreadable = sorted({str(Path(file).resolve()) for file in files})
+        head = Head(self._job(unreadable), unreadable, normalized)
+        if head == self._head:
             return
-        self._done -= outdated
+        stay, carried = self._done - outdated, self._folder / f"blocks-{head.digest[:16]}.txt"
         with output_errors(self._targets["labels"]):
+            if stay:
+                lines = [head.digest, *map(json.dumps, sorted(stay))]
+                write_bytes_atomic(carried, ("\n".join(lines) + "\n").encode())
+            head.write(self._folder)
             for path in self._folder.glob("blocks*.txt"):
-                path.unlink()
-            (self._folder / _UNREADABLE).unlink(missing_ok=True)
-        self._unreadable = []
-        self._kept.clear()
-        self._key = self._state()
-        self._write_list()
-
-    def keep(self, kept: Mapping[str, str]) -> None:
-        """Take what is to be known in the next run from the process that planned this one; see `StoredArray`."""
-        self._kept.update(kept)
-
-    def _write_list(self) -> None:
-        lines = [self._key, *map(json.dumps, sorted(self._done))]
-        write_bytes_atomic(self._list, ("\n".join(lines) + "\n").encode())
+                if path != carried:
+                    path.unlink()
+        self._done &= stay
+        self._head, self._listed = head, False
 
     def _leave(self, files: Collection[str]) -> None:
-        """Note which files could not be read, and what else the next run has to know."""
-        self._unreadable = sorted({*self._unreadable, *(str(Path(file).resolve()) for file in files)})
-        self._key = self._state()
-        with contextlib.suppress(OSError, OutputError):
-            content = json.dumps({"files": self._unreadable, "kept": self._kept})
-            write_bytes_atomic(self._folder / _UNREADABLE, content.encode())
-            self._write_list()
+        """Note which more files could not be read, unless the scan changed since blocks were computed."""
+        head = self._head
+        if head is not None and head.job == self._job(head.unreadable):
+            with contextlib.suppress(OSError, OutputError):
+                self._settle(head.normalized, {*head.unreadable, *files})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -408,15 +413,15 @@ class StoredResults:
             notes = {**notes, "kind": "labels", **(classes_note(self._header.classes) if name == "labels" else {})}
         image = plan_label_image(path, spec, notes)
         fill = self._header.classes[0].value if name == "labels" else 0
-        if not self._sharing.begins and name != "objects" and self._found.get(name) is None:
+        lost = self._head is None or (name != "objects" and self._found.get(name) is None)
+        if not self._sharing.begins and lost:
             msg = f"{folder}, which several processes fill, is gone or was changed. Run the same command again."
             raise OutputError(msg)
         chunks = self._chunks(spec)
         with output_errors(path):
-            if not self._list.is_file():
+            if self._sharing.begins and not self._owned:
                 self._folder.mkdir(exist_ok=True)
                 self._own()
-                self._list.write_text(self._key + "\n", encoding="utf-8")
             array = self._found.get(name)
             if array is None and (not folder.is_dir() or (array := self._open(name, shape, dtype)) is None):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -432,12 +437,28 @@ class StoredResults:
             return found
 
         values = LazyArray(shape, dtype, read, chunks)
-        return StoredArray(shape, dtype, chunks, put, values, self._done, self._mark, self._kept, self._renew)
+        normalized = None if self._head is None else self._head.normalized
+        return StoredArray(shape, dtype, chunks, put, values, self._done, self._mark, normalized, self._settle)
 
     def _mark(self, box: Box) -> None:
-        with output_errors(self._targets["labels"]), self._list.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(box) + "\n")
+        if self._head is None:
+            msg = "blocks are marked before it is settled what they rest on"
+            raise RuntimeError(msg)
+        with output_errors(self._targets["labels"]):
+            if not self._listed:
+                self._begin_list(self._head.digest)
+            with self._list.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(box) + "\n")
         self._done.add(box)
+
+    def _begin_list(self, digest: str) -> None:
+        """Begin the list of this process, unless one of the same name goes on."""
+        first = ""
+        with contextlib.suppress(OSError, ValueError), self._list.open(encoding="utf-8") as file:
+            first = file.readline().rstrip("\n")
+        if first != digest:
+            self._list.write_text(digest + "\n", encoding="utf-8")
+        self._listed = True
 
     def _chunks(self, spec: ImageSpec) -> tuple[int, ...]:
         """Chunks that are each written at once: of slices where the model takes slices."""
@@ -448,30 +469,3 @@ class StoredResults:
         taken = frame_axes(spec, dims, along)
         sizes = zip(spec.axes, spec.shape, strict=True)
         return tuple(min(SLICE, size) if axis in taken else 1 for axis, size in sizes)
-
-
-def _state_of(source: Path, copy: Path, without: Collection[str] = ()) -> tuple[str, int, int, int, str]:
-    """By which a changed scan is told: path, files, bytes, and the last change; of a zarr on a server its metadata.
-
-    Label maps are written into a scan: the `labels` group, and what its uppermost group says of its members, are none
-    of its own.
-    """
-    if isinstance(copy, RemotePath):
-        return str(source), 0, 0, remote_state(copy), ""
-    copy, own = copy.resolve(), ""
-    inside = copy.rglob("*") if copy.is_dir() else [copy]
-    with contextlib.suppress(ProsmaError, OSError):
-        node = load_node(copy)
-        known = {key: value for key, value in node.metadata.items() if key != "consolidated_metadata"} if node else {}
-        own = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    changed = {copy / ".zmetadata", copy / "zarr.json"}
-    files = [
-        file.stat()
-        for file in inside
-        if file.is_file()
-        and file not in changed
-        and GROUP not in file.relative_to(copy).parts
-        and str(file) not in without
-    ]
-    newest = max((f.st_mtime_ns for f in files), default=0)
-    return str(source.resolve()), len(files), sum(f.st_size for f in files), newest, own

@@ -514,8 +514,8 @@ def test_only_time_points_whose_intensities_change_are_computed_again(
     assert "is damaged" in failures[0].error
     assert "computed again" not in said
     assert "Intensities are those of the earlier run" in said
-    for chunk in chunks:
-        chunk.write_bytes(whole[chunk])
+    (other,) = set(chunks) - {chunk}
+    other.write_bytes(whole[other])
     computed: list[Box] = []
     real = Results.mark_done
     monkeypatch.setattr(
@@ -603,7 +603,7 @@ def test_a_scan_that_changed_elsewhere_too_is_started_anew(tmp_path: Path, make_
     whole = chunk.read_bytes()
     chunk.write_bytes(b"")
     assert segmented([path], out, by)[0]
-    assert (tmp_path / ".prosma-partial-out.zarr" / "unreadable.json").is_file()
+    assert (tmp_path / ".prosma-partial-out.zarr" / "job.json").is_file()
     chunk.write_bytes(whole)
     (path / "0.0.0").touch()
     failures, said = segmented([path], out, by)
