@@ -103,7 +103,7 @@ def test_what_was_not_read_stays_one_voxel_until_it_is_normalized(dtype: type) -
 
 def test_a_voxel_far_outside_is_found_among_parts_that_are_not_read() -> None:
     voxels = np.full((16, 512, 1024), 100, np.float32)
-    voxels[3, 5, 6] = 1e12
+    voxels[3, 5, 6], voxels[3, 5, 7] = 1e12, 101
 
     def read(box: Box) -> NDArray[Any]:
         return voxels[tuple(slice(*ends) for ends in box)]
