@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from prosma_core.io.remote import RemotePath
 
 PACKAGES = ("torch", "numpy", "zarr", "nibabel", "tifffile", "pydantic", "distributed")
 """Packages that the results, or the way to them, depend on."""
+PLACES, SAMPLE = 8, 4096
+"""Places of a file, and bytes at each, that tell it from another one."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,14 @@ class Probe:
     token : str
         What the file ``client`` in it says.
     scans : tuple of Path
+    marks : tuple of str
+        `mark` of each scan.
     """
 
     folder: Path | None = None
     token: str = ""
     scans: tuple[Path, ...] = ()
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def difference(ours: dict[str, str], theirs: dict[str, str]) -> str:
 def answer(probe: Probe) -> Answer:
     """Look, on a worker."""
     place = f"process {os.getpid()} on {platform.node()}"
-    return Answer(versions_here(), place, _unwritable(probe) or unreadable(probe.scans))
+    return Answer(versions_here(), place, _unwritable(probe) or unreadable(probe.scans) or _other(probe))
 
 
 def _unwritable(probe: Probe) -> str:
@@ -94,6 +100,51 @@ def unreadable(scans: Sequence[Path]) -> str:
             else:
                 with path.open("rb") as file:
                     file.read(1)
+        except OSError as error:
+            return f"cannot read {path} ({error.strerror})"
+    return ""
+
+
+def mark(path: Path) -> str:
+    """Size and some bytes of a file, of a folder of one file in it: of two scans they differ; empty for a URL.
+
+    Times are not compared: copies of a file on several computers have times of their own.
+    """
+    if isinstance(path, RemotePath):
+        return ""
+    while path.is_dir():
+        names = sorted(os.listdir(path))  # noqa: PTH208  (names alone)
+        if not names:
+            return "empty"
+        shown = [name for name in names if not name.startswith(".")] or names
+        path = path / shown[len(shown) // 2]
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        for place in range(PLACES):
+            file.seek(max(0, size - SAMPLE) * place // (PLACES - 1))
+            digest.update(file.read(SAMPLE))
+    return f"{size}-{digest.hexdigest()}"
+
+
+def marks(scans: Sequence[Path]) -> tuple[str, ...]:
+    """`mark` of each scan; empty where it cannot be read here."""
+
+    def one(path: Path) -> str:
+        try:
+            return mark(path)
+        except OSError:
+            return ""
+
+    return tuple(map(one, scans))
+
+
+def _other(probe: Probe) -> str:
+    """Which scan is another one here."""
+    for path, wanted in zip(probe.scans, probe.marks, strict=False):
+        try:
+            if wanted and mark(path) != wanted:
+                return f"has another scan as {path}"
         except OSError as error:
             return f"cannot read {path} ({error.strerror})"
     return ""

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prosma_core.cluster.checks import Answer, Probe, answer, difference, unreadable, versions_here
+from prosma_core.cluster.checks import Answer, Probe, answer, difference, marks, unreadable, versions_here
 from prosma_core.cluster.jobs import THREADS, Job, Outcome, Sent, decode
 from prosma_core.cluster.place import Place
 from prosma_core.errors import ClusterError, MissingExtraError
@@ -41,7 +41,7 @@ STOP_S = 10.0
 ALONE_S = 10.0
 """Seconds without a worker after which this is told: one that was killed may be started again."""
 MOST_PROBED = 200
-"""Scans that each worker is asked to open before work begins."""
+"""Scans that each worker is asked to read a little of before work begins."""
 K = TypeVar("K")
 
 
@@ -176,7 +176,7 @@ class Cluster:
         folder : Path, optional
             For results; made where it is not there.
         scans : sequence of Path
-            Each worker opens them, of very many some.
+            Each worker reads a little of them, of very many some.
 
         Raises
         ------
@@ -186,13 +186,13 @@ class Cluster:
         readable = [path for path in scans[:: max(1, len(scans) // MOST_PROBED)] if not unreadable((path,))]
         some = tuple(map(absolute, readable))  # what cannot be read here fails by itself
         with ExitStack() as stack:
-            probe = Probe(scans=some)
+            probe = Probe(scans=some, marks=marks(some))
             if folder is not None:
                 make_folder(folder)
                 token = secrets.token_hex(16)
                 own = stack.enter_context(scratch_folder(folder))
                 (own / "client").write_text(token, encoding="ascii")
-                probe = Probe(absolute(own), token, some)
+                probe = replace(probe, folder=absolute(own), token=token)
             with self._connected():
                 found: dict[str, Any] = self.client.run(answer, probe, on_error="return")
         ours, answers = versions_here(), []

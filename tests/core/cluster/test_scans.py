@@ -214,6 +214,7 @@ checks.answer = answer
     [
         ("probe = replace(probe, folder=Path('/elsewhere') / probe.folder.name)", "does not see /elsewhere"),
         ("probe = replace(probe, scans=[Path('/elsewhere/a.tif')])", "cannot read /elsewhere/a.tif"),
+        ("probe = replace(probe, scans=probe.scans[::-1])", "has another scan as "),
     ],
 )
 def test_worker_that_does_not_see_the_files_is_refused(
