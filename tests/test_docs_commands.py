@@ -1,6 +1,7 @@
-"""Every command and script of `prosma`, torchrun and napari in README and documentation runs, on small data.
+"""Every command and script of `prosma`, torchrun, napari and pip in README and documentation runs, on small data.
 
 Benchmarks and checks of the repository are too slow for that: their arguments are parsed by the programs themselves.
+pip finds this version of the package in a folder, and says what it would install.
 """
 
 from __future__ import annotations
@@ -182,6 +183,32 @@ def test_every_documented_call_of_napari_opens_the_scan_and_the_widget(line: str
     widget = words[-1] if words[-1] in ("Train", "Gates") else "Segment"
     name = Path(words[0]).name.partition(".")[0]
     assert ran.stdout.splitlines()[-1] == f"['ProSMA {widget}'] ['{name}']", ran.stdout + ran.stderr
+
+
+NOT_RUN = {
+    "pip install torch --index-url https://download.pytorch.org/whl/cpu": "asks a server",
+    "pip uninstall napari-prosma": "would end this installation",
+}
+
+
+@pytest.mark.slow
+def test_every_documented_call_of_pip_finds_the_package_and_its_extras(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    lines = [line for line in lines_of("pip") if line not in NOT_RUN]
+    assert len(lines) >= 4
+    wheels = tmp_path / "packages"
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
+    subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
+    for line in lines:
+        what, *words = shlex.split(line)[1:]
+        here = ["--no-deps", "--no-index", "--find-links", str(wheels), "--disable-pip-version-check"]
+        here += ["--dry-run", "--ignore-installed"] if what == "install" else []
+        command = [sys.executable, "-m", "pip", what, *words, *here]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+        said = ran.stdout + ran.stderr
+        assert ran.returncode == 0, f"{line}: {said}"
+        assert re.search(r"Would install napari-prosma|napari_prosma-.*\.whl", said), f"{line}: {said}"
+        assert "does not provide the extra" not in said, f"{line}: {said}"
 
 
 PARSE = """
