@@ -458,13 +458,14 @@ class ScanController(Generic[C]):
             self._show_workers(address=address)
 
     def _show_workers(self, **changes: Any) -> None:
-        if self._test is not None:
-            self._test.cancel()
         self._set(**changes)
         fields = self._scan_view.workers
         fields.show_place(self._choices.workers, self._choices.address)
-        fields.show_test("Test", enabled=self._choices.workers and not address_problem(self._choices.address))
+        if self._test is not None:
+            self._test.drop()
+            return
         fields.show_found("", problem=False)
+        self._offer_test()
 
     def test_or_stop(self) -> None:
         """Test the workers, or stop the test."""
@@ -481,11 +482,16 @@ class ScanController(Generic[C]):
                 self._test = WorkersTest(fields, self._tested)
                 self._test.start(self.session.jobs, spec)
         except EngineBusyError as error:
-            self._test = None
+            self._tested()
             fields.show_found(str(error), problem=True)
 
     def _tested(self) -> None:
         self._test = None
+        self._offer_test()
+
+    def _offer_test(self) -> None:
+        possible = self._choices.workers and not address_problem(self._choices.address)
+        self._scan_view.workers.show_test("Test", enabled=possible)
 
     def free_memory(self) -> None:
         """End the engine, unless a job has it; it starts again with the next job."""

@@ -106,7 +106,7 @@ class WorkersTest(JobRun):
     ----------
     fields : AbstractWorkersFields
     over : callable
-        Told when it has ended.
+        Told when it has ended; shows what can be clicked then.
     """
 
     NAME = JobName("A test of Dask workers", "ProSMA")
@@ -114,9 +114,15 @@ class WorkersTest(JobRun):
 
     def __init__(self, fields: AbstractWorkersFields, over: Callable[[], None]) -> None:
         super().__init__()
-        self._fields, self._over = fields, over
+        self._fields, self._over, self._outdated = fields, over, False
         fields.show_test("Stop test", enabled=True)
         fields.show_found("Starting…", problem=False)
+
+    def drop(self) -> None:
+        """Cancel, where another place was chosen: nothing of this one is shown any more."""
+        self._outdated = True
+        self._fields.show_found("", problem=False)
+        self.cancel()
 
     def cancel(self) -> None:
         """As of `JobRun`."""
@@ -126,6 +132,8 @@ class WorkersTest(JobRun):
     @property
     def handlers(self) -> Handlers:
         """As of `JobRun`."""
+        if self._outdated:
+            return {}
         return {
             Working: lambda working: self._fields.show_found(f"{working.message}…", problem=False),
             StageStarted: lambda stage: self._fields.show_found(stage.message, problem=False),
@@ -137,12 +145,13 @@ class WorkersTest(JobRun):
     def show_error(self, reason: str, details: str) -> None:
         """As of `JobRun`."""
         self.failure.details = details
+        if self._outdated:
+            return
         self._fields.show_found(f"What was found could not be shown: {reason}", problem=True)
 
     def over(self) -> None:
         """As of `JobRun`."""
         if not self.abandoned:
-            self._fields.show_test("Test", enabled=True)
             self._over()
 
     def _finish(self, message: Finished) -> None:
