@@ -32,8 +32,10 @@ SHARE = 0.8
 
 WORKING = 1 << 30
 """Bytes that a block takes at most, where there are so many."""
-WORTH = 1.15
-"""Times the tiles that a scan may take in blocks; where `WORKING` is not enough for it, free memory is used."""
+WORTH = 1.17
+"""Times the tiles that a scan may take in blocks; where `WORKING` is not enough for it, blocks may take more."""
+STEP = 1.1
+"""Times the memory of a block that is tried next where it is not: no more is used than is worth it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def plan_blocks(
     most = min(free, WORKING) if working is None else working
     plan = _cut(part, need, most)
     while working is None and plan.tiles > WORTH * alone.tiles and most < free:
-        most = min(2 * most, free)
+        most = min(int(STEP * most), free)
         plan = _cut(part, need, most)
     first = plan.columns[0].blocks
     count = sum(len(column.blocks) for column in plan.columns)
