@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, product
+from itertools import accumulate, combinations, product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ PER_VOXEL = 24
 SHARE = 0.8
 """Share of the free memory that is planned with."""
 PROBES = 24
-"""Voxels by which a layer is compared with its file."""
+"""Places at which a layer is compared with its file."""
+PROBED = 16
+"""Voxels of such a place along each axis, at most."""
 MOST_PARTS = 512
 """Channels and time points of a file among which a layer is looked for."""
 
@@ -92,7 +94,8 @@ def source_of(scan: LayerScan) -> Source | None:
 def own_file(scan: LayerScan) -> Path | None:
     """The local file of a large layer that says the same of its scan as the layer does; None where there is none.
 
-    Another program that reads this file alone, by parts, has the voxels, axes and voxel size that are shown.
+    Another program that reads this file alone, by parts, has the voxels, axes and voxel size that are shown; also by a
+    link that lies in another folder.
     """
     from prosma_core.io.images import lazy_image  # with all file formats: late, to open the widgets sooner
 
@@ -100,14 +103,31 @@ def own_file(scan: LayerScan) -> Path | None:
     if found is None or found.select or isinstance(found.path, RemotePath):
         return None
     try:
-        stored = lazy_image(found.path)
+        path = found.path.absolute() if found.axes is None else _says_axes(found.path.absolute(), found.axes)
+        stored = None if path is None else lazy_image(path)
     except ProsmaError:
         return None
     if stored is None or stored.data.dtype != scan.dtype:
         return None
     mine, its = scan.spec, stored.spec
     same = (mine.axes, mine.shape, mine.unit, mine.world) == (its.axes, its.shape, its.unit, its.world)
-    return found.path if same and same_grid(mine.affine, its.affine, its.spacing) else None
+    return path if same and same_grid(mine.affine, its.affine, its.spacing) else None
+
+
+def _says_axes(array: Path, axes: str) -> Path | None:
+    """The zarr that is this array, and says itself that these are its axes; None where there is none.
+
+    That of the finest level of an OME-Zarr is the image around it, which names the axes.
+    """
+    from prosma_core.io.zarr_checks import locate_array  # late, as above
+    from prosma_core.io.zarr_geometry import axes_of
+
+    path, found = array, locate_array(array)
+    if found.multiscale and found.array.path == array:
+        path, found = array.parent, locate_array(array.parent)
+        if found.array.path != array:
+            return None
+    return path if axes_of(path, found, tuple(found.array.metadata["shape"])) == axes else None
 
 
 def _zarr_array(data: Any) -> Any:
@@ -202,35 +222,48 @@ def _in_file(scan: LayerScan) -> Source | None:
 
 
 class _Voxels:
-    """Single voxels of a scan that is read by parts."""
+    """Boxes of a scan that is read by parts."""
 
     def __init__(self, scan: Scan) -> None:
         self.data, self.shape, self.ndim = scan.data, scan.spec.shape, len(scan.spec.shape)
 
-    def __getitem__(self, index: Sequence[int]) -> Any:
-        return self.data.read(tuple((i, i + 1) for i in index)).reshape(())
+    def __getitem__(self, index: Sequence[slice]) -> Any:
+        return self.data.read(tuple((part.start, part.stop) for part in index))
 
 
 def _found(data: Any, array: Any, at: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Index along some axes of an array under which it holds other data, told by voxels; None where that is unsure."""
+    """Index along some axes of an array under which it holds dask's data, told by voxels; None where that is unsure.
+
+    Boxes are compared, not single voxels: most of an image may be empty, and so may be what it holds when mirrored.
+    """
     kept = list(product(*(range(array.shape[axis]) for axis in at)))
     if len(kept) > MOST_PARTS:
         return None
-    values = set()
+    several, first = False, None
     draw = np.random.default_rng(0)
     for _ in range(PROBES):
-        voxel = tuple(int(draw.integers(n)) for n in data.shape)
-        value = np.asarray(data[voxel])
-        values.add(value.tobytes())
-        rest = [(index, iter(index), iter(voxel)) for index in kept]
+        box = tuple(_near(int(draw.integers(sum(blocks))), blocks) for blocks in data.chunks)
+        values = np.asarray(data[box])
+        first = values.flat[0] if first is None else first
+        several = several or bool((values != first).any())
+        rest = [(index, (slice(i, i + 1) for i in index), iter(box)) for index in kept]
         kept = [
             index
             for index, mine, others in rest
             if np.array_equal(
-                np.asarray(array[tuple(next(mine) if axis in at else next(others) for axis in range(array.ndim))]),
-                value,
+                np.asarray(
+                    array[tuple(next(mine) if axis in at else next(others) for axis in range(array.ndim))]
+                ).squeeze(at),
+                values,
+                equal_nan=values.dtype.kind == "f",
             )
         ]
         if not kept:
             return None
-    return kept[0] if len(kept) == 1 and len(values) > 1 else None
+    return kept[0] if len(kept) == 1 and several else None
+
+
+def _near(place: int, blocks: Sequence[int]) -> slice:
+    """Up to `PROBED` places from one on, within its block along an axis."""
+    end = next(stop for stop in accumulate(blocks) if stop > place)
+    return slice(place, min(place + PROBED, end))

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from napari.layers import Labels
@@ -31,6 +32,7 @@ from prosma_core.io.atomic import copy_atomic
 from prosma_core.io.dataset_folder import free_names, storable
 from prosma_core.io.images import write_image, write_labels
 from prosma_core.io.names import image_suffix, safe_name, stem
+from prosma_core.io.nifti import create_nifti
 from prosma_core.io.notes import noted_slices, slices_note
 from prosma_core.io.output_plan import OutputPlan
 from prosma_core.io.remote import input_path
@@ -41,6 +43,8 @@ from prosma_core.runs.run_folder import RunFolder
 _LOG = logging.getLogger(__name__)
 
 Files = tuple[tuple[Path, Path], ...]
+_STORED: dict[str, np.dtype[Any]] = {"bool": np.dtype(np.uint8), "float16": np.dtype(np.float32)}
+"""How images are stored whose type a file does not hold."""
 MOST_NAMED = 3
 """Names that a sentence holds at most."""
 
@@ -50,8 +54,8 @@ def write_pairs(pairs: Sequence[Pair], folder: Path) -> Generator[str, None, Fil
 
     A layer that lies on a patient's grid becomes a NIfTI with the header of its file, any other an OME-Zarr. Both keep
     axes, voxel size, unit and values; NIfTI keeps no names of channels. Of an image larger than memory, a link to its
-    file is made, or a zarr written part by part. Files of pairs stay where they are, apart from
-    those that hold one channel each, which are put into one, and from labels that are to be copied.
+    file is made where this says the same, else the file is written part by part. Files of pairs stay where they are,
+    apart from those that hold one channel each, which are put into one, and from labels that are to be copied.
 
     Parameters
     ----------
@@ -308,7 +312,7 @@ def _write_image(source: Source, path: Path, words: str) -> Generator[str, None,
 
 
 def _store_image(scan: LayerScan, path: Path, words: str) -> Generator[str, None, Path]:
-    """A link to the file of a large image, or a zarr with its voxels; `path` lacks its suffix."""
+    """A link to the file of a large image, or a copy that is written by parts; `path` lacks its suffix."""
     file = own_file(scan)
     if file is not None:
         link = path.with_name(path.name + (image_suffix(file) or ".zarr"))
@@ -316,18 +320,25 @@ def _store_image(scan: LayerScan, path: Path, words: str) -> Generator[str, None
         with contextlib.suppress(OSError):  # no links on this file system, or not for this user
             link.symlink_to(file, target_is_directory=file.is_dir())
             return link
-    path = path.with_name(f"{path.name}.ome.zarr")
+    spec, suffix = storable(scan.spec)
+    path = path.with_name(path.name + suffix)
     remove_files([path])
-    size, free = math.prod(scan.spec.shape) * scan.dtype.itemsize, shutil.disk_usage(path.parent).free
+    dtype = _STORED.get(scan.dtype.name, scan.dtype)
+    size, free = math.prod(spec.shape) * dtype.itemsize, shutil.disk_usage(path.parent).free
     if size > free:
         msg = (
             f"{scan.name} is no file that can be read by parts, and a copy of it would take {size >> 20} MiB of "
             f"{path.parent}, where {free >> 20} MiB are free. Save it as .zarr, open that, and train on it."
         )
         raise OutputError(msg)
-    array = create_zarr(path, scan.dtype, storable(scan.spec)[0], {}, scan.chunks if max(scan.chunks) > 1 else None)
-    for share in scan.fill(array):
-        yield f"{words}: {share:.0%}"
+    chunks = scan.chunks if max(scan.chunks) > 1 else None
+    try:
+        made: Any = create_nifti(path, dtype, spec) if suffix == ".nii" else create_zarr(path, dtype, spec, {}, chunks)
+        for share in scan.fill(made):
+            yield f"{words}: {share:.0%}"
+    except BaseException:
+        remove_files([path])
+        raise
     return path
 
 
@@ -368,7 +379,7 @@ def write_labels_layer(pair: Pair, path: Path) -> tuple[Path, SliceStates | None
     scan = labels_scan(source, image_scan(pair.image) if pair.image.layer is not None else None)
     spec, suffix = storable(scan.spec, ".gz")
     if pair.image.layer is not None and is_large(image_scan(pair.image)):
-        spec, suffix = replace(scan.spec, header=None), ".ome.zarr"  # is read by parts, as the image is
+        spec, suffix = storable(replace(scan.spec, header=None))  # is read by parts, as the image is
     path = path.with_name(path.name + suffix)
     states = states_of_labels(source, scan)
     notes = file_notes(provenance_of(source), classes_known(source, ()), "labels", states)

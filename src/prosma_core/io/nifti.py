@@ -329,10 +329,8 @@ def write_nifti(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dic
     import nibabel as nib
     from nibabel.nifti1 import Nifti1Extension
 
-    present = [letter for letter in _AXES if letter in spec.axes]
-    letters = _AXES[: _AXES.index(present[-1]) + 1]
-    array = data.transpose([spec.axes.index(letter) for letter in present])
-    array = array.reshape([spec.size(letter) for letter in letters], order="A")
+    present, shape = _stored_as(spec)
+    array = data.transpose([spec.axes.index(letter) for letter in present]).reshape(shape, order="A")
     header = _header(spec, wide=max(array.shape) > np.iinfo(np.int16).max)
     header.set_data_dtype(array.dtype)
     if provenance:
@@ -344,6 +342,62 @@ def write_nifti(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dic
         comment = Nifti1Extension("comment", json.dumps(provenance).encode())
         image.header.extensions.append(comment)
     image.to_filename(str(path))
+
+
+def _stored_as(spec: ImageSpec) -> tuple[str, tuple[int, ...]]:
+    """Letters of a scan's axes in the order of a file, and the dimensions there: of one voxel where it has no axis."""
+    present = "".join(letter for letter in _AXES if letter in spec.axes)
+    return present, tuple(spec.size(letter) for letter in _AXES[: _AXES.index(present[-1]) + 1])
+
+
+class NiftiVoxels:
+    """Voxels of a NIfTI that is not packed, in the order of a scan's axes, to be written part by part.
+
+    Parameters
+    ----------
+    path : Path
+    dtype : numpy.dtype
+        In the byte order of the file.
+    offset : int
+        Of the first voxel, in bytes.
+    spec : ImageSpec
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], offset: int, spec: ImageSpec) -> None:
+        self._path, self._dtype, self._offset = path, dtype, offset
+        present, _ = _stored_as(spec)
+        self._shape = tuple(spec.size(letter) for letter in present)
+        self._order = [present.index(letter) for letter in spec.axes]
+
+    def __setitem__(self, index: tuple[slice, ...], values: NDArray[Any]) -> None:
+        """Write a part; the file is mapped for a moment: what was written counts as memory of this process."""
+        mapped = np.memmap(self._path, self._dtype, "r+", self._offset, self._shape, order="F")
+        mapped.transpose(self._order)[index] = values
+        mapped.flush()
+
+
+def create_nifti(path: Path, dtype: np.dtype[Any], spec: ImageSpec) -> NiftiVoxels:
+    """A new NIfTI that is not packed, of zeros, to be filled.
+
+    Parameters
+    ----------
+    path : Path
+        What is there is replaced.
+    dtype : numpy.dtype
+        Integer or float, of at least 8 bits and at most 64; stored unscaled.
+    spec : ImageSpec
+        As of `write_nifti`.
+    """
+    _, shape = _stored_as(spec)
+    header = _header(spec, wide=max(shape) > np.iinfo(np.int16).max)
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header["vox_offset"] = offset = header.single_vox_offset
+    stored = header.get_data_dtype()
+    with path.open("wb") as file:
+        header.write_to(file)
+        file.truncate(offset + math.prod(shape) * stored.itemsize)
+    return NiftiVoxels(path, stored, offset, spec)
 
 
 def _header(spec: ImageSpec, *, wide: bool) -> Any:

@@ -78,6 +78,15 @@ def test_what_is_computed_from_a_zarr_is_no_part_of_it(how: str, array: Any) -> 
     assert found(COMPUTED[how](da.from_zarr(array)), axis_labels="zyx") is None
 
 
+def test_a_mask_that_is_nearly_empty_is_not_taken_for_its_mirror_image(tmp_path: Path) -> None:
+    mask = np.zeros((40, 60, 60), np.uint8)
+    mask[12:27, 18:45, 16:40] = 1
+    array = zarr.create_array(str(tmp_path / "a.zarr"), shape=mask.shape, chunks=(20, 30, 30), dtype="u1")
+    array[...] = mask
+    for mirrored in (da.from_zarr(array)[::-1], da.from_zarr(array)[:, ::-1], da.from_zarr(array)[:, :, ::-1]):
+        assert found(mirrored, axis_labels="zyx") is None
+
+
 def test_a_part_that_voxels_do_not_tell_is_not_guessed(tmp_path: Path) -> None:
     array = zarr.create_array(str(tmp_path / "a.zarr"), shape=(2, 6, 20, 18), chunks=(1, 4, 8, 8), dtype="u2")
     assert found(da.from_zarr(array)[1], axis_labels="zyx") is None
