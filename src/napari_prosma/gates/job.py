@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +176,13 @@ class InspectJob(ShownRun):
         found: Callable[[InspectionResult], None],
         over: Callable[[bool], None],
     ) -> None:
-        self.plan = plan
+        self.plan = plan = replace(plan, key=uuid.uuid4().hex)
         self._found, self._told = found, over
         self._arrays: dict[str, NDArray[Any]] = {}
         self._shown = False
         view.show_running(True)
         super().__init__(view, TEXTS, f"ProSMA: inspecting {plan.scan.name}")
-        self.start(jobs, ScanSpec(plan.request, plan.scan))
+        self.start(jobs, ScanSpec(plan.request, plan.scan, key=plan.key))
 
     # --- Messages of the engine, in the GUI thread ------------------------------------------------------------------
 

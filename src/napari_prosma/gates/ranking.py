@@ -197,7 +197,7 @@ class RankJob(ShownRun):
             key=key,
             arrays=False,
         )
-        self.start(jobs, ScanSpec(request, found.plan.scan, reference))
+        self.start(jobs, ScanSpec(request, found.plan.scan, reference, key))
 
     @property
     def handlers(self) -> Handlers:

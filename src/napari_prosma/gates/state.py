@@ -54,12 +54,13 @@ class LevelFacts:
 
 @dataclass(frozen=True)
 class InspectPlan:
-    """Valid choices as a request (without its scan), and notes."""
+    """Valid choices as a request (without its scan), and notes; `key` names the inspection when it begins."""
 
     scan: LayerScan
     model: ModelEntry
     request: InspectRequest
     notes: tuple[str, ...]
+    key: str = ""
 
 
 def level_facts(model: ModelConfig) -> tuple[LevelFacts, ...]:

@@ -63,7 +63,7 @@ class WhatIfQueries:
         self._generation = 0
         self._job: _Query | None = None
         self._next: Callable[[], None] | None = None
-        self._key = uuid.uuid4().hex
+        self._key = plan.key or uuid.uuid4().hex
 
     def renew(self) -> None:
         """Drop the cached unedited result, since the scan may have changed."""
@@ -99,7 +99,7 @@ class WhatIfQueries:
             config=config,
             key=self._key,
         )
-        spec = ScanSpec(request, plan.scan, truth)
+        spec = ScanSpec(request, plan.scan, truth, self._key)
         self.stop(lambda: self._submit(spec))
 
     def _submit(self, spec: ScanSpec) -> None:

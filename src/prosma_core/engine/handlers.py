@@ -58,11 +58,13 @@ from prosma_core.inference.device import (
 from prosma_core.inference.memory import SHARE
 from prosma_core.inference.next_slice import AnnotatedScan, suggest
 from prosma_core.inference.results import Allocate
+from prosma_core.inference.scan_state import ScanState
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import what_if
 from prosma_core.io.images import open_image
 from prosma_core.io.names import written_path
+from prosma_core.io.remote import input_path
 from prosma_core.printable import counted, gib
 from prosma_core.runs.run_folder import RunFolder, check_new_run, check_run_targets, resumed_settings
 from prosma_core.runs.run_state import format_before_after
@@ -233,11 +235,11 @@ def serve_what_if(
     model_key : tuple
         Tells the model file and the device from others.
     """
+    key = _key(request, model_key)
     scan = yield from open_scan(request.scan)
     check_labels_fit(scan, segmenter.header, 3 if request.arrays else 2)
     truth = None if request.truth is None else (yield from read_scan(request.truth))
     how = request.config
-    key = _key(request, model_key, scan)
     found = yield from what_if(
         segmenter,
         scan,
@@ -260,10 +262,15 @@ MOST_RANKED = 100
 """Slices of a ranking that are sent."""
 
 
-def _key(request: WhatIfRequest, model_key: tuple[object, ...], scan: Scan) -> tuple[object, ...]:
-    """What an unchanged result depends on."""
-    how = request.config
-    return (request.key, model_key, how.overlap, how.region, how.slice_axis, scan.spec.shape)
+def _key(request: WhatIfRequest, model_key: tuple[object, ...]) -> tuple[object, ...]:
+    """What an unchanged result depends on; of a file, also what it holds now."""
+    how, ref = request.config, request.scan
+    voxels: tuple[object, ...] = ()
+    if ref is not None and ref.file is not None:
+        path = input_path(ref.file)
+        voxels = (*ScanState(path, path).without(()), ref.axes, *sorted(ref.select.items()))
+    shape = None if ref is None or ref.spec is None else ref.spec.shape
+    return (request.key, model_key, how.overlap, how.region, how.slice_axis, shape, voxels)
 
 
 def ready() -> Ready:

@@ -19,6 +19,7 @@ from prosma_core.events import TileDone, Working
 from prosma_core.inference.segment import Segmenter
 from prosma_core.inspection.inspect import inspect_scan
 from prosma_core.inspection.whatif import what_if
+from prosma_core.io.images import write_image
 
 Noise = Callable[..., Scan]
 HandOver = Callable[..., ScanRef]
@@ -91,6 +92,22 @@ def test_what_if_keeps_the_unchanged_result_under_its_key_and_releases_both_scan
     assert isinstance(heard.end(), Finished)
     assert arrays(heard) == {}
     assert [p for p in shared_files() if p.suffix == ".array"] == []
+
+
+@pytest.mark.parametrize("how", ["in place", "elsewhere"])
+def test_what_if_of_a_file_that_changed_compares_with_the_file_as_it_is(
+    how: str, engine: Engine, begin: Begin, noise: Noise, model_2d: Path, tmp_path: Path
+) -> None:
+    scan, by = noise((40, 33), "yx"), Segmenter.load(model_2d, torch.device("cpu"))
+    for number, each in enumerate((scan, Scan(scan.data[::-1].copy() * 2, scan.spec))):
+        path = tmp_path / f"{number if how == 'elsewhere' else 0}.tif"
+        write_image(path, each.data, each.spec, overwrite=True)
+        heard = begin(engine, change(model_2d, ScanRef(file=str(path)), key="a"))
+        end = heard.end()
+        assert isinstance(end, Finished)
+        expected = result_of(what_if(by, each, (OPEN,), InspectConfig()))
+        assert end.result.variants == expected.variants
+        np.testing.assert_array_equal(arrays(heard)["changes"], expected.changes.data)
 
 
 @pytest.mark.parametrize("kind", [inspect, change])

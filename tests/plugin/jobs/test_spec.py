@@ -21,7 +21,7 @@ from napari_prosma.layers.labels import read_on
 from napari_prosma.layers.scan import read
 from prosma_core.config.inspection import Variant
 from prosma_core.engine.client import Engine
-from prosma_core.engine.messages import Cancelled, Failed, WhatIfRequest
+from prosma_core.engine.messages import Cancelled, Failed, InspectRequest, WhatIfRequest
 from prosma_core.errors import EngineError
 
 REQUEST = WhatIfRequest(model="m", variants=(Variant(name="as learned", edits=()),))
@@ -141,6 +141,34 @@ def test_a_computed_layer_is_copied_again_where_its_source_changed(engine: Engin
     assert copy_of(engine, lazy) == first
     data[0, 0, 0] += 5
     np.testing.assert_array_equal(zarr.open_array(str(copy_of(engine, lazy)))[...], data + 1)
+
+
+def test_a_what_if_takes_the_copy_of_its_inspection_and_reads_nothing(engine: Engine, tmp_path: Path) -> None:
+    data = mapped(tmp_path / "a.npy")
+    scan = read(Image(data, contrast_limits=(0, 1)), "zyx", 0)
+
+    def asked(request: InspectRequest | WhatIfRequest, key: str) -> tuple[str, bool]:
+        work, said = ScanSpec(request, scan, key=key).prepare(engine), list[str]()
+        while True:
+            try:
+                said.append(next(work))
+            except StopIteration as stop:
+                return stop.value.scan.file, bool(said)
+
+    inspection = InspectRequest(model="m")
+    first, read_all = asked(inspection, "a")
+    assert read_all
+    assert asked(REQUEST, "a") == (first, False)
+    assert asked(inspection, "a") == (first, True), "an inspection is of what the layer holds now"
+    assert asked(REQUEST, "b") == (first, True), "the layer may have changed since"
+    assert asked(REQUEST, "b") == (first, False)
+    data[4, 20, 7] += 1
+    assert asked(REQUEST, "b") == (first, False), "as the inspection was"
+    second, _ = asked(inspection, "c")
+    assert second != first
+    assert asked(REQUEST, "b")[1], "of another copy"
+    assert asked(REQUEST, "")[1]
+    assert asked(REQUEST, "")[1]
 
 
 def test_a_copy_to_a_full_disk_is_told_in_the_window_and_leaves_nothing(
