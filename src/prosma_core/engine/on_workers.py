@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.cluster.blocks import Filled, InBlocks, Shared, plan_shared
-from prosma_core.cluster.checks import versions_here
+from prosma_core.cluster.checks import unreadable, versions_here
 from prosma_core.cluster.connecting import connecting
 from prosma_core.cluster.connection import Cluster, absolute
 from prosma_core.cluster.jobs import Job, Outcome
@@ -90,16 +90,23 @@ def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersRe
                     if found[1].error is not None:
                         raise found[1].error
                     device = found[1].result
+    seen = _seen([path for path in files if not unreadable((path,))])
+    if any(said.problem for said in answers):
+        seen = "files of this computer are not all seen (scans of up to 2 GiB are sent, larger ones are refused)"
     who = f"{counted(len(answers), 'worker')} of {place.address}" if place.address else place.text
     versions = versions_here()
     same = f"napari-prosma {versions['napari-prosma']}, torch {versions['torch']}"
-    seen = "files of this computer are seen"
-    if any(said.problem for said in answers):
-        seen = "files of this computer are not all seen (scans of up to 2 GiB are sent, larger ones are refused)"
     return WorkersResult(
         words=f"{who}, {counted(threads, 'thread')}: the same versions as here ({same}), {name} loads "
         f"({_short(device)}), {seen}."
     )
+
+
+def _seen(files: list[Path]) -> str:
+    """What workers were asked for, and see."""
+    if files:
+        return f"{files[0].name} and the folder for results are seen"
+    return "the folder for results is seen (no scan was looked for: none of this computer's files is chosen)"
 
 
 @dataclass(frozen=True)

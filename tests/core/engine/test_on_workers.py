@@ -315,14 +315,20 @@ def test_what_is_found_is_said_in_a_sentence(
         words = begin(engine, asked).end().result.words
     assert words.startswith(f"1 worker of {address_of(scheduler_file)}, 1 thread: the same versions as here")
     assert "loads (CPU" in words
-    assert ("are seen." in words) is seen
+    assert (f"{model_2d.name} and the folder for results are seen." in words) is seen
     assert ("scans of up to 2 GiB are sent" in words) is not seen
 
 
-def test_no_process_of_a_cluster_is_left(engine: Engine, begin: Any, model_2d: Path, tmp_path: Path) -> None:
-    asked = WorkersRequest(on="local:2", model=str(model_2d), device="cpu", folder=str(tmp_path / "f"))
+@pytest.mark.parametrize("file", ["", "gone.tif", "https://127.0.0.1:9/a.zarr"])
+def test_no_process_of_a_cluster_is_left_and_a_scan_that_was_not_looked_for_is_not_seen(
+    file: str, engine: Engine, begin: Any, model_2d: Path, tmp_path: Path
+) -> None:
+    asked = WorkersRequest(on="local:2", model=str(model_2d), device="cpu", folder=str(tmp_path / "f"), file=file)
     words = begin(engine, asked).end().result.words
     assert words.startswith("2 workers of this computer, 2 threads: the same versions as here")
+    assert words.endswith(
+        "the folder for results is seen (no scan was looked for: none of this computer's files is chosen)."
+    )
     assert not [
         each for each in psutil.Process(engine.pid).children(recursive=True) if "spawn_main" in str(each.cmdline())
     ]
