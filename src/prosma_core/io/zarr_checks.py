@@ -296,7 +296,7 @@ def check_array(
     node : Node
     empty : {"usual", "reported", "refused"}
         What missing chunks are: as a rule for labels, in which most chunks hold none; reported for an image to look
-        at; sparse for an image that is read by parts, of which only all may not be missing; refused for an image that
+        at, and sparse for one that is read by parts, of which only all may not be missing; refused for an image that
         is read whole, if all are missing, or nearly all of many.
     bad : dict of str to ProsmaError, optional
         Gets the files whose chunks are damaged, with the reason; without it, and where all are, the first is raised.
@@ -415,7 +415,7 @@ def _within(index: tuple[int, ...], packing: Packing, shape: tuple[int, ...]) ->
 
 def _check_present(path: Place, present: int, total: int, declared: int, empty: Empty) -> None:
     missing = total - present
-    least = 0.01 * total if empty in {"refused", "reported"} else 0
+    least = 0.01 * total if empty == "refused" else 0
     many = declared > _BLANK_BYTES or (empty == "refused" and total >= _MANY_CHUNKS)
     if (many or empty == "sparse") and present < max(least, 1):
         raise damaged(

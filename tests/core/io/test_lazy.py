@@ -17,6 +17,7 @@ from prosma_core.data.geometry import Box, array_spec, box_slices
 from prosma_core.data.lazy import LazyArray
 from prosma_core.errors import FileFormatError
 from prosma_core.io.images import open_image, read_image, write_image
+from prosma_core.io.zarr_images import open_zarr
 
 NUMBERS = np.random.default_rng(0).integers(0, 1000, (2, 5, 3, 20, 30)).astype(np.uint16)
 STACK = NUMBERS[0, :, 0]
@@ -86,6 +87,8 @@ def test_nothing_is_read_of_chunks_that_are_not_there(tmp_path: Path, caplog: py
     assert not any(data.read(empty).strides)  # no memory for its voxels
     assert data.single(((99, 101), (99, 101), (99, 101))) is None
     assert np.count_nonzero(data.read(((99, 101), (99, 101), (99, 101)))) == 1
+    shown = open_zarr(tmp_path / "a.zarr")  # as a window does
+    assert (shown.levels[0].shape, int(shown.levels[0][99, 99, 99])) == ((2000,) * 3, 5)
 
 
 @pytest.mark.parametrize("fault", ["damaged", "gone"])
