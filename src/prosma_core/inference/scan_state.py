@@ -49,7 +49,7 @@ class ScanState:
                 if file not in changed and GROUP not in file.relative_to(copy).parts and file.is_file():
                     found = file.stat()
                     names.append(_hash(str(file)))
-                    stamps.append(_hash(f"{file}\n{found.st_size}\n{found.st_mtime_ns}"))
+                    stamps.append(_hash(f"{file.relative_to(copy)}\n{found.st_size}\n{found.st_mtime_ns}"))
             self._own = str(source.resolve()), _metadata(copy)
         self._names, self._stamps = np.array(names, np.uint64), np.array(stamps, np.uint64)
 
