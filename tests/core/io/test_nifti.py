@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
+from prosma_core.data.geometry import ImageSpec
 from prosma_core.errors import FileFormatError, GeometryError, LabelError, ProsmaError
 from prosma_core.io.images import preflight, read_image, read_labels, write_image, write_labels
+from prosma_core.io.nifti import create_nifti, read_nifti, write_nifti
 
 
 @dataclass(frozen=True)
@@ -368,3 +370,29 @@ def test_voxels_start_behind_the_header_or_the_file_is_damaged(tmp_path: Path, k
         else:
             with pytest.raises(FileFormatError, match="damaged"):
                 read_image(tmp_path / "b.nii")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("axes", "shape"), [("zyx", (4, 5, 6)), ("tczyx", (2, 3, 4, 5, 6)), ("czyx", (3, 4, 5, 6)), ("zyx", (2, 3, 40_000))]
+)
+def test_a_file_that_is_filled_part_by_part_is_that_written_at_once(
+    axes: str, shape: tuple[int, ...], order: str, tmp_path: Path
+) -> None:
+    affine = np.array([[0, 0, -2, 30.0], [-1, 0, 0, 5], [0, 1.5, 0, -70], [0, 0, 0, 1]])
+    spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
+    spec = ImageSpec(axes, shape, spacing, "mm", affine, "ras", header=nib.Nifti1Header(endianness=order))
+    data = np.random.default_rng(0).integers(-999, 999, shape).astype(np.int16)
+    write_nifti(tmp_path / "whole.nii", data, spec, {})
+    made = create_nifti(tmp_path / "parts.nii", data.dtype, spec)
+    for start in range(0, shape[-2], 2):
+        at = (*[slice(0, n) for n in shape[:-2]], slice(start, start + 2), slice(0, shape[-1]))
+        made[at] = data[at]
+    parts, whole = (nib.load(tmp_path / name) for name in ("parts.nii", "whole.nii"))
+    for each in (parts, whole):
+        assert each.header.get_slope_inter() == (None, None)
+        each.header["scl_slope"] = each.header["scl_inter"] = 0  # none, however it is written
+    assert parts.header == whole.header
+    offset = parts.dataobj.offset
+    assert (tmp_path / "parts.nii").read_bytes()[offset:] == (tmp_path / "whole.nii").read_bytes()[offset:]
+    np.testing.assert_array_equal(read_nifti(tmp_path / "parts.nii", None).data, data)

@@ -94,6 +94,26 @@ def not_of_the_reader(folder: Path) -> Any:
     return Image(zarr.open_array(str(zarr_of(folder / "a.zarr", values(N, N, N))), mode="r"), contrast_limits=(0, 1))
 
 
+def colors(folder: Path) -> Any:
+    notes = {"axes": ["z", "y", "x", "c"], "channel_names": ["red", "green", "blue"]}
+    layer = opened(zarr_of(folder / "a.zarr", values(N, N, N, 3, dtype=np.uint8), **notes))
+    assert layer.rgb
+    return layer
+
+
+def big_endian(folder: Path) -> Any:
+    return opened(zarr_of(folder / "a.zarr", values(N, N, N).astype(">u2")))
+
+
+def thin(folder: Path) -> Any:
+    return opened(zarr_of(folder / "a.zarr", values(1, N, N), axes=["x", "y", "z"]))
+
+
+def of_halves(folder: Path) -> Any:
+    data = da.from_array(values(N, N, N, dtype=np.float16), chunks=4) + 0
+    return Image(data, contrast_limits=(0, 1), axis_labels="zyx")
+
+
 def ome(folder: Path) -> Any:
     write_zarr(folder / "a.ome.zarr", values(N, N, N), array_spec((N,) * 3, "zyx", (SIZE,) * 3, "um"), {})
     return opened(folder / "a.ome.zarr")
@@ -171,6 +191,10 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "zarr with channels": with_channels,
     "zarr with frames": with_frames,
     "zarr of another reader": not_of_the_reader,
+    "zarr in color": colors,
+    "zarr of the other byte order": big_endian,
+    "zarr of a plane": thin,
+    "computed of float16": of_halves,
     "zarr in another order": turned_zarr,
     "OME-Zarr": ome,
     "levels": levels,
@@ -221,7 +245,7 @@ MOVES = [stay, resize, shift, turn, bend]
 
 
 def orders(layer: Any, move: Any) -> list[str]:
-    """The axes of a layer as they are guessed, and with those of space in all other orders where it was not moved."""
+    """The axes of a layer as they are guessed; where it was not moved, also other orders and letters."""
     usual = guess_axes(layer)
     if move is not stay:
         return [usual]
@@ -232,6 +256,8 @@ def orders(layer: Any, move: Any) -> list[str]:
         for i, letter in zip(at, order, strict=True):
             letters[i] = letter
         found.append("".join(letters))
+    others = ("zt", "zc", "tz", "tc", "ct", "cz")
+    found += [usual.replace(a, b) for a, b in others if a in usual and b not in usual and not layer.rgb]
     return list(dict.fromkeys(found))
 
 
@@ -275,8 +301,10 @@ def test_a_training_reads_what_the_layer_shows(kind: str, move: Any, tmp_path: P
     layer = KINDS[kind](tmp_path)
     move(layer)
     for number, axes in enumerate(orders(layer, move)):
-        drawn = np.zeros(np.shape(layer.data[0] if layer.multiscale else layer.data), np.uint8)
-        drawn[tuple(slice(None) if letter in "tc" else slice(1 + i, 6) for i, letter in enumerate(axes))] = 1
+        array = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+        letters = axes[: layer.ndim]  # without that of colors
+        drawn = np.zeros(array.shape[: layer.ndim], np.uint8)
+        drawn[tuple(slice(i if size > 1 else 0, 6) for i, size in enumerate(drawn.shape))] = 1
         labels = Labels(drawn, **Placement.of(layer).arguments())
         pair = Pair(layer_source(layer, axes), layer_source(labels))
         files = end_of(write_pairs([pair], tmp_path / str(number)))
@@ -285,10 +313,9 @@ def test_a_training_reads_what_the_layer_shows(kind: str, move: Any, tmp_path: P
         assert by_parts is not None
         scan = read(layer, axes)
         for image, found in (by_parts, read_case(case)):
-            array = np.asarray(layer.data[0] if layer.multiscale else layer.data)
             assert np.array_equal(np.asarray(image.data), canonical(array, axes)), axes
-            wanted = canonical(drawn, axes)
-            wanted = wanted.max(scan.spec.axes.index("c")) if "c" in axes else wanted
+            wanted = canonical(drawn, letters)
+            wanted = wanted.max(scan.spec.axes.index("c")) if "c" in letters else wanted
             assert np.array_equal(np.asarray(found.data).reshape(wanted.shape), wanted), axes
             for spec, own in ((image.spec, scan.spec), (found.spec, scan.spec.labels_spec())):
                 assert (spec.axes, spec.unit, spec.world) == (own.axes, own.unit, own.world)
