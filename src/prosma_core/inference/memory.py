@@ -14,7 +14,8 @@ from prosma_core.config.model import ModelConfig, ModelHeader
 from prosma_core.data.geometry import Box, ImageSpec, box_shape, check_region, format_region, size_note, size_unknown
 from prosma_core.data.geometry import whole as whole_box
 from prosma_core.data.grid import NetworkGrid, padding_to, tile_starts
-from prosma_core.data.lazy import IN_CORE, KEPT
+from prosma_core.data.lazy import IN_CORE, KEPT, LazyArray
+from prosma_core.data.resample import PIECE
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, used_memory
 from prosma_core.inference.grid_restore import RegionOfInterest, plan_part, planes_at_once
@@ -24,6 +25,8 @@ TENSORS_PER_TILE = 14
 """Tensors of the finest level alive at the peak of a forward, gate temporaries and convolution workspace among them."""
 PREPARED = 8
 """Bytes that a voxel takes at most usually while a scan is turned and normalized."""
+AT_ONCE = 16
+"""Chunks that are unpacked at the same time, at most, with what the C library holds of them afterwards."""
 MAX_BATCH = {"cuda": 16, "mps": 4, "cpu": 1}
 """More tiles at once gain nothing: a CPU is busy with one."""
 SHARE = 0.8
@@ -78,6 +81,45 @@ class BlockPlan:
 
 
 @dataclass(frozen=True)
+class Unpacking:
+    """What reading a part of a frame takes: whole chunks are unpacked, and kept for the next part where they are few.
+
+    Attributes
+    ----------
+    chunks : tuple of int
+        Of the scan, along each axis of a frame.
+    voxel : int
+        Bytes of a voxel of a frame with all of its channels, and with the other frames in the same chunks.
+    arrays : int
+        Chunks in which such a voxel lies.
+    """
+
+    chunks: tuple[int, ...]
+    voxel: int
+    arrays: int = 1
+
+    @classmethod
+    def of(cls, scan: LazyArray, axes: str, taken: str) -> Unpacking:
+        """Of a scan with these axes, whose frames have the axes `taken`."""
+        sizes = dict(zip(axes, zip(scan.shape, scan.chunks, strict=True), strict=True))
+        channels, together = sizes.get("c", (1, 1))
+        others = prod(chunk for axis, (_, chunk) in sizes.items() if axis not in taken and axis != "c")
+        chunks = tuple(sizes[axis][1] for axis in taken)
+        return cls(chunks, scan.dtype.itemsize * others * channels, ceil(channels / together))
+
+    def bytes(self, read: tuple[int, ...], grid: NetworkGrid) -> int:
+        """Bytes for reading a box of the turned frame, which are taken until it is computed."""
+        along = [self.chunks[axis] for axis in grid.order]
+        sides = list(zip(read, along, grid.oriented, strict=True))
+        wide = [min((ceil(n / chunk) + (chunk > 1)) * chunk, size) for n, chunk, size in sides]
+        whole = prod(wide) * self.voxel
+        kept = whole if whole <= KEPT else prod(read) * self.voxel
+        number = self.arrays * prod(ceil(n / chunk) for n, (_, chunk, _) in zip(wide, sides, strict=True))
+        one = prod(min(chunk, size) for _, chunk, size in sides) * self.voxel // self.arrays
+        return kept + min(number, AT_ONCE) * one
+
+
+@dataclass(frozen=True)
 class Need:
     """What the memory of a segmentation depends on.
 
@@ -92,6 +134,8 @@ class Need:
         Bytes of the scan that are read if it is taken as a whole; 0 if it is in memory.
     chunks : tuple of int
         Of the result, along each axis of a frame.
+    unpacking : Unpacking, optional
+        How the scan is read by parts.
     """
 
     model: ModelConfig
@@ -101,6 +145,7 @@ class Need:
     threshold: bool
     scan: int
     chunks: tuple[int, ...]
+    unpacking: Unpacking | None = None
 
     def bytes(self, part: RegionOfInterest, *, block: bool) -> int:
         """Bytes that a part takes, computed as a whole or as a block of a column."""
@@ -113,13 +158,25 @@ class Need:
         depth = min(network[0] + self.tile[0], grid.shape[0])
         sides = zip(network[1:], self.tile[1:], grid.shape[1:], strict=True)
         reach = (depth, *(min(n + 2 * t, size) for n, t, size in sides))
-        read = prod(min(o, ceil(r * o / n) + 4) for r, o, n in zip(reach, grid.oriented, grid.shape, strict=True))
+        there = tuple(min(o, ceil(r * o / n) + 4) for r, o, n in zip(reach, grid.oriented, grid.shape, strict=True))
+        read, forth, again = prod(there), 0.0, 0.0
+        if grid.shape != grid.oriented:
+            forth = _stretched(there, grid.oriented, grid.shape)
+            again = _stretched(network, grid.shape, grid.oriented)
+        kept = KEPT if self.unpacking is None else self.unpacking.bytes(there, grid)
         image = 4 * self.model.in_channels * (prod(reach) + (0 if grid.shape == grid.oriented else 2 * read))
         held = (depth + self.tile[0], *network[1:])  # what is carried over among them
         back = sum_bytes(self.model.num_classes, network, source, self.all_classes, self.threshold, prepared=0)
         sums = 4 * (self.model.num_classes + 1) * prod(held)
         back -= 4 * (self.model.num_classes + 1) * prod(network)
-        return KEPT + max(image + 6 * read, image + tile_bytes(self.model, self.tile) + sums, sums + back)
+        computing = image + tile_bytes(self.model, self.tile) + sums
+        return kept + ceil(max(image + 6 * read + forth, computing, sums + back + again))
+
+
+def _stretched(box: tuple[int, ...], shape: tuple[int, ...], target: tuple[int, ...]) -> float:
+    """Bytes that `resize_box` takes for one channel: some of a box at a time, within the whole length of an axis."""
+    sizes = zip(box, shape, target, strict=True)
+    return max(4 * min(PIECE, prod(box) * size / there) * (1 + new / size) for there, size, new in sizes)
 
 
 def plan_blocks(

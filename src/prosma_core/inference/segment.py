@@ -23,7 +23,7 @@ from prosma_core.errors import DeviceError, OutputError, PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import memory_ended, name_memory_errors
 from prosma_core.inference.grid_restore import RegionOfInterest
-from prosma_core.inference.memory import BlockPlan, Column, Need, format_plan, plan_blocks, plan_memory
+from prosma_core.inference.memory import BlockPlan, Column, Need, Unpacking, format_plan, plan_blocks, plan_memory
 from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
 from prosma_core.inference.results import Allocate, Results, Segmentation, StoredArray
 from prosma_core.inference.tiled import Among, TiledPredictor, wanted_tiles
@@ -304,8 +304,15 @@ class Segmenter:
             config.threshold is not None,
             int(scan.data.nbytes) if lazy else 0,
             chunks or tuple(_CHUNK for _ in part.oriented),
+            self._unpacking(scan, config),
         )
         return plan_blocks(part, need, lazy=lazy, working=self.working, least=chunks is not None)
+
+    def _unpacking(self, scan: Scan, config: InferenceConfig) -> Unpacking | None:
+        if not isinstance(scan.data, LazyArray):
+            return None
+        taken = frame_axes(scan.spec, self.header.model.dims, config.slice_axis)
+        return Unpacking.of(scan.data, scan.spec.axes, taken)
 
     def _column(self, frame: Frame, how: Normalization, column: Column, work: _Work) -> Generator[Event, None, None]:
         """Compute the blocks of a column, each with what the one before has left of their common tiles."""
@@ -325,6 +332,8 @@ class Segmenter:
                 work.unreadable.append(error)
                 among = Among(grid.shape, whole_box(grid.shape), known=work.known)  # the next one begins anew
                 continue
+            if work.results.stored:
+                give_back_memory()  # what unpacking chunks took
             if note and not work.said:
                 yield StageStarted(f"For the model, {note}.")
             computed = len(among.tiles(tile, work.config.overlap, block.network)[0])
