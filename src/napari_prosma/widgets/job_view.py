@@ -50,6 +50,8 @@ from napari_prosma.widgets.fields import (
 from napari_prosma.widgets.help import HelpButton
 from prosma_core.printable import plain, visible
 
+LEAST_SHOWN_S = 0.1
+"""Seconds between two steps of a job that napari's activity dock shows."""
 SPINNER_SPEED = 8
 """Percent of napari's own speed at which the sign of its activity dock turns while our jobs run.
 
@@ -174,7 +176,7 @@ class ActivityProgress(cancelable_progress):
     """A job in napari's activity dock; its Cancel button calls `on_cancel`."""
 
     def __init__(self, description: str, on_cancel: Callable[[], None]) -> None:
-        self._on_cancel = on_cancel
+        self._on_cancel, self._shown = on_cancel, 0.0
         super().__init__(desc=plain(visible(description)), total=0)
         _calm_spinners()
 
@@ -184,7 +186,15 @@ class ActivityProgress(cancelable_progress):
         self._on_cancel()
 
     def show_progress(self, done: int, total: int) -> None:
-        """Show `done` of `total`; less than before begins again, as the steps of a new epoch do."""
+        """Show `done` of `total`; less than before begins again, as the steps of a new epoch do.
+
+        Between two that follow each other soon, none is shown: napari lets the event loop run for each, and thousands
+        would keep the window from what comes after them.
+        """
+        now = time.monotonic()
+        if self.n <= done < total and now - self._shown < LEAST_SHOWN_S:
+            return
+        self._shown = now
         if done < self.n:
             self.reset(total)
         self.total = total

@@ -213,3 +213,19 @@ def test_the_log_is_shown_in_a_window(qtbot: QtBot) -> None:
     (window,) = view.findChildren(QDialog)
     assert window.windowTitle() == "Log of the last run"
     assert "line 2" in window.findChild(QPlainTextEdit).toPlainText()
+
+
+def test_thousands_of_steps_do_not_keep_the_window_from_what_follows(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activity, shown, now = ActivityProgress("job", lambda: None), list[float](), [0.0]
+    monkeypatch.setattr("napari_prosma.widgets.job_view.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(ActivityProgress, "update", lambda self, n: (shown.append(n), setattr(self, "n", self.n + n)))
+    for done in range(1, 10_001):
+        now[0] += 0.001
+        activity.show_progress(done, 10_000)
+    assert activity.n == 10_000
+    assert 90 <= len(shown) <= 110
+    activity.show_progress(1, 50)  # a new epoch, at once
+    assert (activity.n, activity.total) == (1, 50)
+    activity.close()
