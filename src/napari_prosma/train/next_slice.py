@@ -291,7 +291,7 @@ class NextSlice:
             self._say(None, "")
 
     def leave_scan(self) -> None:
-        """A scan is closed: what was said of it goes, unless another is being opened for its slice."""
+        """A scan is closed: its messages go, unless another is being opened for its slice."""
         if self._awaited is None:
             self._say(None, "")
 

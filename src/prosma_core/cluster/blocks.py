@@ -132,7 +132,7 @@ class SegmentScan:
 
 
 def plan_shared(of: Whole, segmenter: Segmenter, opened: Opened, name: str = "") -> Generator[Event, None, InBlocks]:
-    """Plan the blocks of a scan, and begin its results; `name` begins what is said of it."""
+    """Plan the blocks of a scan, and begin its results; `name` begins its messages."""
     from prosma_core.inference.stored_results import Sharing
 
     with of.stored(segmenter, opened, Sharing(of.machine, begins=True)) as stored:

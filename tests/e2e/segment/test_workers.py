@@ -1,4 +1,4 @@
-"""A scan is segmented by Dask workers in the window: as on this computer, and what fails is said."""
+"""A scan is segmented by Dask workers in the window: as on this computer, and failures have messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compute_on(desk: Any, address: str) -> None:
 
 
 def found_by_test(desk: Any) -> str:
-    """Click Test and wait; what is said."""
+    """Click Test and wait; the message."""
     desk.click("workers_test")
     desk.until(lambda: desk.button("workers_test").text() == "Test")
     return desk.text("workers_found") + desk.text("workers_wrong")

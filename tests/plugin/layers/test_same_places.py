@@ -245,7 +245,7 @@ MOVES = [stay, resize, shift, turn, bend]
 
 
 def orders(layer: Any, move: Any) -> list[str]:
-    """The axes of a layer as they are guessed; where it was not moved, also other orders and letters."""
+    """The guessed axes of a layer; where it was not moved, also other orders and letters."""
     usual = guess_axes(layer)
     if move is not stay:
         return [usual]
