@@ -49,6 +49,7 @@ from napari_prosma.gates.view import GatesView
 from napari_prosma.jobs.qt_loop import QtEventLoop
 from napari_prosma.jobs.session import Session
 from napari_prosma.layers.contours import contour_view
+from napari_prosma.scan.workers_panel import WorkersFields
 from napari_prosma.segment.view import SegmentView
 from napari_prosma.train.series_work import SeriesRow
 from napari_prosma.train.view import TrainView
@@ -75,6 +76,14 @@ STAGES = ["Planning from 3 scans.", "36 tiles (40 × 56 × 40), batch size 1, ab
 def failed(view: Any) -> None:
     view.show_run("Again", enabled=True, tooltip="")
     view.show_error(FAILURE[:400], details=True)
+
+
+def workers(view: Any, found: str = "", *, problem: bool = False) -> None:
+    fields = view.findChild(WorkersFields)
+    fields.show_place(True, "tcp://192.168.100.100:8786")
+    fields.show_test("Stop test" if not found else "Test", enabled=True)
+    fields.show_found(found, problem=problem)
+    fields.expand()
 
 
 def cancelling(view: Any) -> None:
@@ -236,6 +245,9 @@ STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "segment, nothing found": (SegmentView, nothing_found),
     "segment, saved": (SegmentView, saved),
     "segment, failed": (SegmentView, failed),
+    "segment, workers tested": (SegmentView, lambda view: workers(view, f"Found: {FAILURE}")),
+    "segment, workers unfit": (SegmentView, lambda view: workers(view, FAILURE, problem=True)),
+    "segment, workers under test": (SegmentView, workers),
     "train, empty": (TrainView, lambda view: train.fill(view, "empty")),
     "train, painting": (TrainView, painting),
     "train, series": (TrainView, series),
@@ -247,6 +259,7 @@ STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "train, failed": (TrainView, failed),
     "gates, no scan": (GatesView, no_scan),
     "gates, ready": (GatesView, gates),
+    "gates, workers tested": (GatesView, lambda view: gates(view, lambda it: workers(it, f"Found: {FAILURE}"))),
     "gates, running": (GatesView, lambda view: gates(view, cancelling)),
     "gates, failed": (GatesView, lambda view: gates(view, failed)),
     "gates, ranking": (GatesView, ranking),

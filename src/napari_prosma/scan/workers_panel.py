@@ -61,6 +61,7 @@ class WorkersFields(Fold):
         self._address_row.setVisible(workers)
         if not self._address.hasFocus():
             self._address.setText(address)
+            self._address.setToolTip(plain(f"{address}\n{ADDRESS_TOOLTIP}" if address else ADDRESS_TOOLTIP))
         self.show_title(f"Compute on: {'Dask workers' if workers else 'this computer'}")
 
     def show_test(self, text: str, *, enabled: bool) -> None:
