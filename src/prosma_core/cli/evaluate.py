@@ -19,6 +19,7 @@ from prosma_core.cli.options import (
     GrayLabels,
     Ignore,
     LabelsOnImage,
+    Mirror,
     Model,
     OneClass,
     Overlap,
@@ -57,7 +58,7 @@ def evaluate(
     device: Device = "auto",
     on: On = None,
     overlap: Overlap = None,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies.")] = False,
+    mirror: Mirror = False,
     sparse: Sparse = False,
     annotated_slices: AnnotatedSlices = False,
     ignore: Ignore = None,
@@ -76,7 +77,7 @@ def evaluate(
     Labels that number objects, with --one-class: also how many were found (F1, IoU above 0.5).
 
     Exit code 0: all cases were measured; 2: the command cannot be used as given; 3: some could not be measured, and
-    are named; 4: none could; 130 or 143: stopped by Ctrl+C or SIGTERM.
+    are named; 4: none could; 130, 143 or 129: stopped by Ctrl+C, SIGTERM or SIGHUP.
     """
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.config.training import LabelsConfig

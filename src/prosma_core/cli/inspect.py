@@ -112,7 +112,7 @@ def inspect(
     """Inspect the gates: what each skip connection removed from a scan, and what changes when it is changed.
 
     Exit code 0: all scans are done; 2: the command cannot be used as given; 3: some scans failed; 4: all failed;
-    130 or 143: stopped by Ctrl+C or SIGTERM.
+    130, 143 or 129: stopped by Ctrl+C, SIGTERM or SIGHUP.
     """
     from prosma_core.config.inspection import InspectConfig
     from prosma_core.inference.segment import Segmenter

@@ -124,6 +124,13 @@ Spacing = Annotated[
 ]
 Unit = Annotated[str | None, typer.Option("--unit", help="Unit of --spacing: mm unless given, um, nm, …")]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Least overlap of tiles, 0 to 0.9; less is faster.")]
+Mirror = Annotated[
+    bool,
+    typer.Option(
+        "--mirror",
+        help="Average over mirrored copies, along the axes that the training mirrored: 2 to 8 times the work.",
+    ),
+]
 
 
 def parse_region(text: str | None) -> tuple[tuple[int, int], ...] | None:

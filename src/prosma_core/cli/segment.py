@@ -9,6 +9,7 @@ import typer
 
 from prosma_core.cli.options import (
     Device,
+    Mirror,
     Model,
     Overlap,
     Spacing,
@@ -52,9 +53,7 @@ def segment(
     device: Device = "auto",
     on: On = None,
     overlap: Overlap = None,
-    mirror: Annotated[
-        bool, typer.Option("--mirror", help="Average over mirrored copies (4 or 8 times slower).")
-    ] = False,
+    mirror: Mirror = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write the probability of every class.")
     ] = False,
@@ -104,7 +103,7 @@ def segment(
     """Segment scans; each label map is written on its scan's grid.
 
     Exit code 0: all scans are done; 2: the command cannot be used as given; 3: some scans failed; 4: all failed;
-    130 or 143: stopped by Ctrl+C or SIGTERM.
+    130, 143 or 129: stopped by Ctrl+C, SIGTERM or SIGHUP.
     """
     from prosma_core.config.inference import InferenceConfig
     from prosma_core.inference.files import FileOptions, describe_finished, fill_table, plan_files, segment_plan

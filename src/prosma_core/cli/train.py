@@ -94,7 +94,11 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights, patches and augmentation.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model and its run.")] = False,
 ) -> None:
-    """Train a model on a folder of annotated scans, or fine-tune one."""
+    """Train a model on a folder of annotated scans, or fine-tune one.
+
+    Exit code 0: the model is written; 2: the command cannot be used as given, or the training ended with an error;
+    130, 143 or 129: stopped by Ctrl+C, SIGTERM or SIGHUP.
+    """
     from prosma_core.training.processes import EndedElsewhereError, StopAsked, joined
 
     given: dict[str, Any] = {"data": data, "out": out, "preset": preset, "init": init}

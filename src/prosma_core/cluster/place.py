@@ -11,7 +11,9 @@ from prosma_core.errors import ConfigError
 from prosma_core.io.hardware import usable_cores
 from prosma_core.printable import counted
 
-_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://.+:(\d+)")
+_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx")
+_ADDRESS = re.compile(rf"({'|'.join(_SCHEMES)})://.+:(\d+)")
+_NEARLY = re.compile(r"(?:(?P<scheme>[a-z]+)://)?(?P<host>\[[^\s/]+\]|[^\s/:\[\]]+)(?::(?P<port>\d+))?/*")
 _LAST_PORT = 65535
 _LOCAL = re.compile(r"local(?::(\d+))?")
 _FEWEST = 4  # workers that any computer is allowed
@@ -53,7 +55,7 @@ def check_place(text: str) -> None:
     local, address = _LOCAL.fullmatch(text), _ADDRESS.fullmatch(text)
     workers = int(local[1]) if local and local[1] else None
     if workers == 0 or not (local or address or text.endswith(".json")):
-        msg = f"{text!r} is no place to compute on: give {_ALLOWED}."
+        msg = f"{text!r} is no place to compute on: {_meant(text) or f'give {_ALLOWED}'}."
         raise ConfigError(msg)
     most = max(_FEWEST, 2 * usable_cores())
     if workers is not None and workers > most:
@@ -66,6 +68,22 @@ def check_place(text: str) -> None:
     if address and int(address[2]) > _LAST_PORT:
         msg = f"{text!r} has no port that exists: they go to {_LAST_PORT}. A Dask scheduler's is 8786 as a rule."
         raise ConfigError(msg)
+
+
+def _meant(text: str) -> str:
+    """What is missing in what is nearly the address of a scheduler, and its right form; empty for other texts."""
+    found = _NEARLY.fullmatch(text)
+    if not found or found["host"] == "local":
+        return ""
+    scheme, host, port = found["scheme"], found["host"], found["port"]
+    if scheme in {"http", "https"}:
+        return f"a web page is a scheduler's dashboard at best, which has another port; give tcp://{host}:8786"
+    if scheme is None and port is not None:
+        return f"an address begins with its protocol; give tcp://{host}:{port}"
+    if scheme in _SCHEMES:
+        usual = "" if port else ", where the scheduler uses the usual one"
+        return f"an address ends with its port; give {scheme}://{host}:{port or 8786}{usual}"
+    return ""
 
 
 def _path(text: str) -> Path:

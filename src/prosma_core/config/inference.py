@@ -42,7 +42,7 @@ class InferenceConfig(Config):
     overlap: float = Field(default=0.5, ge=0, le=0.9)
     """Overlap of neighboring tiles, as a share of the tile."""
     mirror: bool = False
-    """Average over all mirrored copies of each tile: 4 (2D) or 8 (3D) times the work."""
+    """Average over mirrored copies, along the axes that the training mirrored: 2 to 8 times the work."""
     probabilities: bool = False
     """Return the probability of every class as well."""
     entropy: bool = False

@@ -29,6 +29,7 @@ from scipy import ndimage
 
 from prosma_core.cli import main, progress
 from prosma_core.cli.main import app
+from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import array_spec
 from prosma_core.events import Event
 from prosma_core.inference.cpu_tuning import cpu_settings
@@ -40,6 +41,7 @@ from prosma_core.training.trainer import Trainer
 
 Prosma = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Path]
+DOCS = Path(__file__).parents[3] / "docs"
 
 TINY = {
     "network": {"width": 4, "max_width": 8, "max_stages": 2},
@@ -143,6 +145,26 @@ def test_every_option_is_explained() -> None:
 
     for option in options(typer.main.get_command(app)):
         assert getattr(option, "help", None), option.name
+
+
+def test_an_option_of_several_commands_has_one_text() -> None:
+    texts: dict[str, set[str]] = {}
+    for command in typer.main.get_command(app).commands.values():  # type: ignore[attr-defined]
+        for option in command.params:
+            texts.setdefault(option.name, set()).add(getattr(option, "help", ""))
+    assert {name for name, found in texts.items() if len(found) > 1} == {"out", "overwrite", "region"}
+    text = InferenceConfig.explanations()["mirror"]
+    assert texts["mirror"] == {text}
+    assert text[1:].rstrip(".") in (DOCS / "segment.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("verb", ["train", "segment", "evaluate", "inspect"])
+def test_help_and_documentation_name_the_exit_code_of_every_signal_that_stops(verb: str) -> None:
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    listed = (DOCS / "scale.md").read_text(encoding="utf-8").partition("### Exit codes")[2].partition("###")[0]
+    for name in set(main.STOPPING) - {"SIGINT"}:
+        for text in (command.help, listed):
+            assert {name, str(128 + {"SIGTERM": 15, "SIGHUP": 1}[name])} <= set(re.findall(r"\w+", text))
 
 
 def test_no_arguments_give_the_help(prosma: Prosma) -> None:

@@ -306,6 +306,14 @@ def test_places(tmp_path: Path) -> None:
         ("local:99999999999999999999", "asks for 99999999999999999999 workers"),
         ("tcp://10.0.0.1:99999", "no port that exists: they go to 65535"),
         ("~nobody-of-this-name/scheduler.json", "names no file"),
+        ("127.0.0.1:8786", r"is no place .*begins with its protocol; give tcp://127\.0\.0\.1:8786\.$"),
+        ("[::1]:8786", r"give tcp://\[::1\]:8786\.$"),
+        ("node01:8786", r"give tcp://node01:8786\.$"),
+        ("tcp://node01", r"ends with its port; give tcp://node01:8786, "),
+        ("tcp://node01:8786/", r"ends with its port; give tcp://node01:8786\.$"),
+        ("http://node01:8787/", r"dashboard.*tcp://node01:8786\.$"),
+        ("node01", r"is no place to compute on: give local, local:2 "),
+        ("local:x", r"is no place to compute on: give local, local:2 "),
     ],
 )
 def test_a_slip_in_an_address_is_told_before_anything_is_started(text: str, said: str) -> None:
