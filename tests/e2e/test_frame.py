@@ -29,6 +29,8 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QStackedWidget,
+    QStyle,
+    QStyleOptionFrame,
     QTabBar,
     QTableView,
     QWidget,
@@ -54,7 +56,7 @@ from napari_prosma.segment.view import SegmentView
 from napari_prosma.train.series_work import SeriesRow
 from napari_prosma.train.view import TrainView
 from napari_prosma.widgets.docks import open_dock
-from napari_prosma.widgets.fields import DockBox, Fold
+from napari_prosma.widgets.fields import DockBox, Fold, NameField
 from napari_prosma.widgets.job_view import JobView
 from prosma_core.config.inspection import HISTOGRAM_EDGES, ClassChange, LevelSummary, VariantResult
 from prosma_core.config.model import ClassInfo, GateConfig
@@ -221,6 +223,13 @@ def nothing_found(view: Any) -> None:
     view.result.show_result(f"{LONG} hippocampus-mri", [], "Volume (mL)", said)
 
 
+def several_gpus(view: Any) -> None:
+    train.fill(view, "ready")
+    view.show_error("", details=False)
+    view.show_devices([("NVIDIA H200", "cuda"), ("2 GPUs", "2 GPUs")], "2 GPUs", "")
+    view.show_notes("Each batch is divided among 2 GPUs. Times are those of one.")
+
+
 def series(view: Any) -> None:
     train.fill(view, "ready")
     view.show_error("", details=False)
@@ -251,6 +260,7 @@ STATES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "train, empty": (TrainView, lambda view: train.fill(view, "empty")),
     "train, painting": (TrainView, painting),
     "train, series": (TrainView, series),
+    "train, several GPUs": (TrainView, several_gpus),
     "train, refused": (TrainView, lambda view: train.fill(view, "ready")),
     "train, first epoch": (TrainView, first_epoch),
     "train, running": (TrainView, lambda view: train.fill(view, "running")),
@@ -428,9 +438,19 @@ def faults_of(view: Any, window: QWidget) -> Iterator[str]:
                 yield f"cut off: tab {bar.tabText(i)}"
     for line in visible(view, QLineEdit):
         text = line.text() or line.placeholderText()
-        named = isinstance(line.parent(), QComboBox) or line.toolTip().startswith(text)
-        if text and not named and line.width() < line.fontMetrics().horizontalAdvance(text) + 4:
+        named = isinstance(line, NameField) or isinstance(line.parent(), QComboBox)
+        if text and not named and inside(line) < line.fontMetrics().horizontalAdvance(text):
             yield f"cut off: {text}"
+
+
+def inside(line: QLineEdit) -> int:
+    """Pixels for the text of a line edit: what its frame, the style and the cursor leave."""
+    option, element = QStyleOptionFrame(), QStyle.SubElement.SE_LineEditContents
+    option.initFrom(line)
+    option.rect = line.contentsRect()
+    option.lineWidth = line.style().pixelMetric(QStyle.PixelMetric.PM_DefaultFrameWidth, option, line)
+    margins, beside = line.textMargins(), 2 * 2  # QLineEdit keeps two pixels at each side
+    return int(line.style().subElementRect(element, option, line).width() - margins.left() - margins.right() - beside)
 
 
 def cut_cells(table: QTableView) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QLineEdit
+from qtpy.QtWidgets import QLineEdit, QSizePolicy
 
 from napari_prosma.widgets.fields import Fold, button, combo, note_label, row, say
 from prosma_core.printable import plain
@@ -46,19 +46,21 @@ class WorkersFields(Fold):
         self._address.editingFinished.connect(lambda: self.address_chosen.emit(self._address.text().strip()))
         self._test = button("Test", TEST_TOOLTIP, self.test_clicked)
         self._test.setObjectName("workers_test")
+        self._test.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)  # below the field
         self._found = note_label("facts")
         self._found.setObjectName("workers_found")
         self._wrong = note_label("problem")
         self._wrong.setObjectName("workers_wrong")
-        self._address_row = row("Address", self._address, self._test)
+        self._of_workers = (row("Address", self._address), row("", self._test))
         self._test.setAccessibleName("Test the workers")
         self._place.setAccessibleName("Compute on")
-        self.add(row("Where", self._place), self._address_row, self.problem, self._found, self._wrong)
+        self.add(row("Where", self._place), *self._of_workers, self.problem, self._found, self._wrong)
 
     def show_place(self, workers: bool, address: str) -> None:
-        """Show the choice; the address only where workers compute."""
+        """Show the choice; address and test only where workers compute."""
         self._place.setCurrentIndex(self._place.findData(workers))
-        self._address_row.setVisible(workers)
+        for line in self._of_workers:
+            line.setVisible(workers)
         if not self._address.hasFocus():
             self._address.setText(address)
             self._address.setToolTip(plain(f"{address}\n{ADDRESS_TOOLTIP}" if address else ADDRESS_TOOLTIP))
