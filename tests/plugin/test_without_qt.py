@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import PIL.Image
 import pytest
@@ -348,7 +349,7 @@ def test_a_test_of_workers_names_the_file_of_the_scan_and_says_what_it_cannot_sh
     fields_of(segment).place_chosen.emit(True)
     fields_of(segment).address_chosen.emit("local")
     fields_of(segment).test_clicked.emit()
-    engine = SimpleNamespace(disk_folder=lambda: tmp_path)
+    engine = SimpleNamespace(disk_folder=lambda: tmp_path, array_folder=lambda: tmp_path / "shared")
 
     def prepared() -> Any:
         work = jobs.jobs[-1].spec.prepare(engine)
@@ -358,12 +359,41 @@ def test_a_test_of_workers_names_the_file_of_the_scan_and_says_what_it_cannot_sh
         return end.value.value
 
     asked = prepared()
-    assert (asked.on, asked.file, asked.folder) == ("local", "", str(tmp_path / "results"))
+    assert (asked.on, asked.file, asked.folder, asked.copies) == ("local", "", "", str(tmp_path / "shared"))
+    scan = jobs.jobs[-1].spec.scan
+    assert asked.size == scan.data.nbytes
+    large = replace(scan, data=da.from_array(scan.data))
+    jobs.jobs[-1].spec = replace(jobs.jobs[-1].spec, scan=large)
+    monkeypatch.setattr(workers, "is_large", lambda _: True)
+    asked = prepared()
+    assert (asked.file, asked.folder, asked.copies) == ("", str(tmp_path / "results"), str(tmp_path))
     monkeypatch.setattr(workers, "source_of", lambda _: Source(tmp_path / "scan.zarr"))
-    assert prepared().file == str(tmp_path / "scan.zarr")
+    asked = prepared()
+    assert (asked.file, asked.folder, asked.copies) == (str(tmp_path / "scan.zarr"), str(tmp_path / "results"), "")
+    jobs.jobs[-1].spec = replace(jobs.jobs[-1].spec, stores=False)
+    assert prepared().folder == ""
     jobs.jobs[-1].say(Finished(SegmentResult(voxels={}, seconds=1.0, device="CPU")))  # not what was asked for
     assert fields_of(segment).shown["show_found"][1]
     assert fields_of(segment).shown["show_found"][0].startswith("What was found could not be shown: AssertionError")
+
+
+@pytest.mark.parametrize("widget", ["segment", "gates"])
+def test_what_a_test_of_workers_found_goes_with_its_scan(
+    widget: str, request: pytest.FixtureRequest, jobs: Any, open_scan: Callable[[], Any]
+) -> None:
+    controller = request.getfixturevalue(widget)
+    open_scan()
+    choose(controller)
+    fields = fields_of(controller)
+    fields.place_chosen.emit(True)
+    fields.address_chosen.emit("tcp://h:8786")
+    fields.test_clicked.emit()
+    assert jobs.jobs[-1].spec.stores is (widget == "segment")
+    jobs.jobs[-1].say(Failed(ClusterError("The worker does not see it, and this one has 5.0 GiB."), ""))
+    assert fields.shown["show_found"][1]
+    open_scan()
+    assert fields.shown["show_found"] == ("", False)
+    assert fields.shown["show_test"] == ("Test", True)
 
 
 def test_without_dask_the_choice_says_how_to_install_it(
@@ -731,7 +761,7 @@ def test_all_of_these_pass_in_a_process_that_cannot_import_qt() -> None:
     command = [sys.executable, "-c", RUN, __file__]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "32 passed" in done.stdout
+    assert "34 passed" in done.stdout
     assert "Qt: []" in done.stdout
 
 

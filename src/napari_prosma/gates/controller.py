@@ -140,6 +140,8 @@ class GatesController(ScanController[InspectChoices]):
         What the last inspection found, while it is shown.
     """
 
+    STORES = False
+
     def __init__(self, viewer: ViewerModel, view: AbstractGatesView, session: Session) -> None:
         self._presenter = GatesPresenter(view, session)
         super().__init__(viewer, view, session, self._presenter, _recalled(session))

@@ -237,6 +237,9 @@ class ScanController(Generic[C]):
         To begin with.
     """
 
+    STORES = True
+    """Whether the result of a large scan lies on the disk."""
+
     def __init__(
         self, viewer: ViewerModel, view: AbstractScanView, session: Session, presenter: ScanPresenter, choices: C
     ) -> None:
@@ -330,6 +333,8 @@ class ScanController(Generic[C]):
         self._read(None, 0)
         if other or self._choices.model is None:
             self._settle_model()
+        if other and self._choices.workers:
+            self._show_workers()  # what was found about another scan goes
         self.show_models()
         self._show_images()
 
@@ -476,7 +481,7 @@ class ScanController(Generic[C]):
         if choices.model is None:
             fields.show_found("Choose a model first: the test has a worker load it.", problem=True)
             return
-        spec = WorkersSpec(choices.address, choices.model.path, choices.device, choices.scan)
+        spec = WorkersSpec(choices.address, choices.model.path, choices.device, choices.scan, self.STORES)
         try:
             with self.session.jobs.reserve(WorkersTest.NAME):
                 self._test = WorkersTest(fields, self._tested)

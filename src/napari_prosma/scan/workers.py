@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from napari_prosma.jobs.boundary import JobName
 from napari_prosma.jobs.run import Handlers, JobRun, ViewSignal
 from napari_prosma.jobs.spec import Preparation
 from napari_prosma.layers.scan import LayerScan
-from napari_prosma.layers.source import source_of
+from napari_prosma.layers.source import is_large, source_of
 from prosma_core.cluster.place import check_place
 from prosma_core.engine.client import Engine
 from prosma_core.engine.messages import Cancelled, Failed, Finished, WorkersRequest, WorkersResult
@@ -82,21 +85,32 @@ class WorkersSpec:
     model : Path
     device : str
     scan : LayerScan or None
-        Whose file they should see, where it has one.
+        Whose file they should see, or the copy that is made of it.
+    stores : bool
+        Whether the result of a large scan would lie on the disk, where they write it.
     """
 
     on: str
     model: Path
     device: str
     scan: LayerScan | None
+    stores: bool = True
 
     def prepare(self, engine: Engine) -> Preparation:
         """As of `JobSpec`."""
         yield "Starting"
-        source = source_of(self.scan) if self.scan is not None else None
-        folder = engine.disk_folder() / "results"
-        file = str(source.path) if source is not None else ""
-        return WorkersRequest(on=self.on, model=str(self.model), device=self.device, folder=str(folder), file=file)
+        request = WorkersRequest(on=self.on, model=str(self.model), device=self.device)
+        if self.stores:
+            request = request.replace(folder=str(engine.disk_folder() / "results"))
+        if self.scan is None:
+            return request
+        request = request.replace(size=self.scan.dtype.itemsize * prod(self.scan.spec.shape))
+        source = source_of(self.scan) if type(self.scan.data) is not np.ndarray else None
+        if source is not None:
+            return request.replace(file=str(source.path))
+        if is_large(self.scan):
+            return request.replace(copies=str(engine.disk_folder()))
+        return request.replace(folder="", copies=str(engine.array_folder()))
 
 
 class WorkersTest(JobRun):

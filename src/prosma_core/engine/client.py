@@ -233,6 +233,10 @@ class Engine:
         """An array of zeros for a scan of a request or a preview; raises `EngineError` where there is no room."""
         return arrays.create(self._private_folders(), shape, dtype)
 
+    def array_folder(self) -> Path:
+        """The folder for arrays of `allocate`, in shared memory where there is some; raises as `private_folders`."""
+        return self._private_folders()[0]
+
     def disk_folder(self) -> Path:
         """A folder on the disk for what jobs leave there, removed with this engine; raises as `private_folders`."""
         return self._private_folders()[-1]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.cluster.blocks import Filled, InBlocks, Shared, plan_shared
-from prosma_core.cluster.checks import unreadable, versions_here
+from prosma_core.cluster.checks import Answer, unreadable, versions_here
 from prosma_core.cluster.connecting import connecting
 from prosma_core.cluster.connection import Cluster, absolute
 from prosma_core.cluster.jobs import Job, Outcome
@@ -71,7 +71,7 @@ def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersRe
     ConfigError, ModelFileError
         The address or the model file is none.
     ClusterError
-        Nothing answers, there is no worker, or one has another version.
+        Nothing answers, there is no worker, one has another version, or the scan is too large to be sent.
     """
     place = parse_place(request.on)
     name = read_header(Path(request.model)).name
@@ -79,8 +79,11 @@ def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersRe
         cluster = yield from made
         yield Working("Checking the workers")
         path = input_path(request.file) if request.file else None
-        files = [] if path is None or isinstance(path, RemotePath) else [path]
-        answers = cluster.ask(Path(request.folder), files)
+        named = [] if path is None or isinstance(path, RemotePath) else [path]
+        files = [
+            path for path in (*named, *([Path(request.copies)] if request.copies else [])) if not unreadable((path,))
+        ]
+        answers = cluster.ask(Path(request.folder) if request.folder else None, files)
         threads = cluster.count_threads()
         device = ""
         with cluster.with_model(Path(request.model), request.device) as sent:
@@ -90,9 +93,14 @@ def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersRe
                     if found[1].error is not None:
                         raise found[1].error
                     device = found[1].result
-    seen = _seen([path for path in files if not unreadable((path,))])
-    if any(said.problem for said in answers):
-        seen = "files of this computer are not all seen (scans of up to 2 GiB are sent, larger ones are refused)"
+    problem = _problem(answers)
+    if problem and request.size > MOST_SENT:
+        msg = f"The workers answer and have the same versions as here. {_too_large(problem, request.size)}"
+        raise ClusterError(msg)
+    seen = _seen(named if files else [], folder=bool(request.folder), scan=bool(request.size))
+    if problem:
+        which = f"the scan ({_mib(request.size)})" if request.size else "a scan of up to 2 GiB"
+        seen = f"files of this computer are not all seen: {which} would be sent to one of them"
     who = f"{counted(len(answers), 'worker')} of {place.address}" if place.address else place.text
     versions = versions_here()
     same = f"napari-prosma {versions['napari-prosma']}, torch {versions['torch']}"
@@ -102,11 +110,30 @@ def look_at_workers(request: WorkersRequest) -> Generator[Event, None, WorkersRe
     )
 
 
-def _seen(files: list[Path]) -> str:
+def _seen(files: list[Path], *, folder: bool, scan: bool) -> str:
     """What workers were asked for, and see."""
     if files:
-        return f"{files[0].name} and the folder for results are seen"
+        return f"{files[0].name}{' and the folder for results are' if folder else ' is'} seen"
+    if scan:
+        return f"the scan{' and the folder for results are' if folder else ' is'} seen"
     return "the folder for results is seen (no scan was looked for: none of this computer's files is chosen)"
+
+
+def _problem(answers: list[Answer]) -> str:
+    """Which worker does not see a file, and why; empty where all see all."""
+    return next((f"{said.place} {said.problem}" for said in answers if said.problem), "")
+
+
+def _too_large(problem: str, size: int) -> str:
+    """Why a scan of so many bytes is refused, with what to do."""
+    return (
+        f"The worker {problem}. A scan of up to 2 GiB would be sent; this one has {size / 2**30:.1f} GiB. Save it in a "
+        f"folder that all workers see under the same path, and open it from there. {FOLDER}"
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{max(1, round(size / 2**20))} MiB"
 
 
 @dataclass(frozen=True)
@@ -184,17 +211,13 @@ def _sendable(cluster: Cluster, request: SegmentRequest | InspectRequest) -> Gen
         request = request.replace(scan=ref.replace(file=str(files[0])))
     if isinstance(request, SegmentRequest) and ref.array is None and request.store:
         folder = Path(request.store).parent
-    problem = next((f"{said.place} {said.problem}" for said in cluster.ask(folder, files) if said.problem), "")
+    problem = _problem(cluster.ask(folder, files))
     if not problem:
         return Serve(request, machine_state())
     size = int(scan.data.nbytes)
     if size > MOST_SENT:
-        msg = (
-            f"The worker {problem}. A scan of up to 2 GiB would be sent; this one has {size / 2**30:.1f} GiB. Save it "
-            f"in a folder that all workers see under the same path, and open it from there. {FOLDER}"
-        )
-        raise ClusterError(msg)
-    yield StageStarted(f"The scan is sent to a worker ({size / 2**20:.0f} MiB), which does not see its file.")
+        raise ClusterError(_too_large(problem, size))
+    yield StageStarted(f"The scan is sent to a worker ({_mib(size)}), which does not see its file.")
     voxels = in_memory(scan.data) if isinstance(scan.data, LazyArray) else scan.data
     if isinstance(request, SegmentRequest):
         request = request.replace(store="")

@@ -333,10 +333,14 @@ class WorkersRequest(Config):
     """Model file."""
     device: str = "auto"
     """Of the workers, as of `SegmentRequest`."""
-    folder: str
-    """Where results of large scans would lie."""
+    folder: str = ""
+    """Where the result of the scan would lie; empty where it is sent back."""
     file: str = ""
-    """A scan file; empty where the scan is in none."""
+    """The scan's file; empty where it is in none."""
+    copies: str = ""
+    """Folder where a copy of the scan would lie that is in no file."""
+    size: int = 0
+    """Bytes of the scan; 0 where none is chosen."""
 
 
 class WorkersResult(Config):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import zarr
 
 from prosma_core.cluster.checks import Answer
 from prosma_core.cluster.connection import connect
+from prosma_core.cluster.jobs import Outcome
 from prosma_core.cluster.place import Place
 from prosma_core.config import InferenceConfig
 from prosma_core.config.inspection import InspectConfig
@@ -182,17 +183,10 @@ def test_a_scan_that_is_neither_seen_nor_can_be_sent_is_refused_before_anything_
     tmp_path: Path, large: tuple[ScanRef, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref, store = large
-    asked: list[Any] = []
-
-    class Blind:
-        def ask(self, *what: Any) -> list[Answer]:
-            asked.append(what)
-            return [Answer({}, "tcp://h:1 (process 1 on h)", "does not see it (not here)")]
-
     request = SegmentRequest(model="m", scan=ref, on="tcp://h:1", store=str(store))
     given: Any = Blind()
     sent = drain(on_workers._sendable(given, request), lambda _: None)
-    assert asked == [(store.parent, [tmp_path / "large.zarr"])]
+    assert given.asked == [(store.parent, [tmp_path / "large.zarr"])]
     assert sent.voxels is not None
     assert isinstance(sent.request, SegmentRequest)
     assert sent.request.store == ""
@@ -316,7 +310,73 @@ def test_what_is_found_is_said_in_a_sentence(
     assert words.startswith(f"1 worker of {address_of(scheduler_file)}, 1 thread: the same versions as here")
     assert "loads (CPU" in words
     assert (f"{model_2d.name} and the folder for results are seen." in words) is seen
-    assert ("scans of up to 2 GiB are sent" in words) is not seen
+    assert ("a scan of up to 2 GiB would be sent" in words) is not seen
+
+
+@pytest.mark.parametrize(
+    ("size", "refused"), [(480 << 20, False), (2 << 30, False), ((2 << 30) + 1, True), (5 << 30, True)]
+)
+def test_a_test_says_whether_the_scan_would_be_sent_or_refused(
+    size: int, refused: bool, tmp_path: Path, model_2d: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = tmp_path / "scan.zarr"
+    scan.mkdir()
+    asked = WorkersRequest(on="tcp://h:1", model=str(model_2d), folder=str(tmp_path / "f"), file=str(scan), size=size)
+    blind = Blind()
+    monkeypatch.setattr(on_workers, "connecting", lambda *_: nullcontext(iter_of(blind)))
+    if not refused:
+        words = drain(on_workers.look_at_workers(asked), lambda _: None).words
+        assert f"not all seen: the scan ({size >> 20} MiB) would be sent to one of them" in words
+    else:
+        with pytest.raises(ClusterError) as error:
+            drain(on_workers.look_at_workers(asked), lambda _: None)
+        assert "have the same versions as here. The worker tcp://h:1 (process 1 on h) does not see it" in str(
+            error.value
+        )
+        assert f"this one has {size / 2**30:.1f} GiB. Save it in a folder that all workers see" in str(error.value)
+    assert blind.asked == [(tmp_path / "f", [scan])]
+
+
+def test_a_scan_in_no_file_is_looked_for_where_its_copy_would_lie(
+    tmp_path: Path, model_2d: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = Blind()
+    monkeypatch.setattr(on_workers, "connecting", lambda *_: nullcontext(iter_of(blind)))
+    asked = WorkersRequest(on="tcp://h:1", model=str(model_2d), copies=str(tmp_path), size=5 << 30)
+    with pytest.raises(ClusterError, match=r"this one has 5\.0 GiB"):
+        drain(on_workers.look_at_workers(asked), lambda _: None)
+    assert blind.asked == [(None, [tmp_path])]
+    blind.problem = ""
+    assert drain(on_workers.look_at_workers(asked), lambda _: None).words.endswith("loads (CPU), the scan is seen.")
+
+
+class Blind:
+    """Workers that do not see files, in place of a cluster."""
+
+    problem = "does not see it (not here)"
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def ask(self, *what: Any) -> list[Answer]:
+        self.asked.append(what)
+        return [Answer({}, "tcp://h:1 (process 1 on h)", self.problem)]
+
+    def count_threads(self) -> int:
+        return 1
+
+    def with_model(self, *_: Any) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def work(self, jobs: Any, _: Any) -> Any:
+        for name, _job in jobs:
+            yield name, Outcome(result="CPU")
+
+
+def iter_of(cluster: Any) -> Any:
+    """Return a generator that returns a cluster, as of `connecting`."""
+    yield from ()
+    return cluster
 
 
 @pytest.mark.parametrize("file", ["", "gone.tif", "https://127.0.0.1:9/a.zarr"])
