@@ -30,6 +30,15 @@ class TileDone:
 
     done: int
     total: int
+    share: float | None = None
+    """Share of the work that is done, where tiles take different times: those of one value are computed once."""
+    seconds_left: float | None = None
+    """How long the others take, where that is known."""
+
+    @property
+    def part(self) -> float:
+        """Share of the work that is done: of the tiles, where no other is known."""
+        return self.done / self.total if self.share is None else self.share
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,10 @@ class TimeLeft:
     def __init__(self) -> None:
         self._reports: deque[tuple[float, float]] = deque()
 
-    def text(self, done: float, total: float) -> str:
-        """Remaining time after `done` of `total` as text, empty while it is unknown."""
+    def text(self, done: float, total: float, seconds: float | None = None) -> str:
+        """Remaining time after `done` of `total` as text, empty while it is unknown; of so many `seconds` if given."""
+        if seconds is not None:
+            return "" if done >= total else _left(seconds)
         now, reports = time.monotonic(), self._reports
         if reports and done < reports[-1][1]:  # something else is counted
             reports.clear()
@@ -79,7 +81,11 @@ class TimeLeft:
         began, first = reports[0]
         if done <= first or done >= total:
             return ""
-        return f"about {format_duration((now - began) / (done - first) * (total - done))} left"
+        return _left((now - began) / (done - first) * (total - done))
+
+
+def _left(seconds: float) -> str:
+    return f"about {format_duration(seconds)} left"
 
 
 class Passing:

@@ -201,6 +201,8 @@ def test_segment_from_the_scan_to_its_result(
     assert view.shown["show_progress"] == (0, 0, "Reading the scan")
     job.say(TileDone(1, 4))
     assert view.shown["show_progress"][:2] == (1, 4)
+    job.say(TileDone(2, 400, 0.25, 90.0))
+    assert view.shown["show_progress"] == (250, 1000, "Segmenting: 25 %, about 2 min left")
     job.say(Finished(SegmentResult(voxels={"organ": 7}, seconds=2.0, device="CPU")))
     (labels,) = labels_in(viewer)
     name, (row, *_), heading, nothing, counted = view.result.shown["show_result"]

@@ -27,6 +27,8 @@ CACHE = (
     "with ProSMA, or turn on File > Preferences > Experimental > Render Layers Asynchronously."
 )
 
+BAR = 1000
+"""Steps of the bar where tiles take different times."""
 TIDY = 3000
 """Milliseconds after which memory of unpacked blocks that have left the cache is returned to the system."""
 
@@ -300,10 +302,11 @@ class ShownRun(JobRun):
         }
 
     def _show_tile(self, tile: TileDone) -> None:
-        left = self._time.text(tile.done, tile.total)
-        text = f"{self._texts.doing}: {100 * tile.done // tile.total} %" + (f", {left}" if left else "")
-        self._run_view.show_progress(tile.done, tile.total, text)
-        self._activity.show_progress(tile.done, tile.total)
+        left = self._time.text(tile.part, 1.0, tile.seconds_left)
+        done, total = (tile.done, tile.total) if tile.share is None else (int(BAR * tile.share), BAR)
+        text = f"{self._texts.doing}: {100 * done // total} %" + (f", {left}" if left else "")
+        self._run_view.show_progress(done, total, text)
+        self._activity.show_progress(done, total)
 
     def _fail(self, failed: Failed) -> None:
         self.failure.details = failed.details

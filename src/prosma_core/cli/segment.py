@@ -175,21 +175,24 @@ class _Progress:
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} " + ("scans" if several else "tiles")),
-            TimeRemainingColumn(),
+            *(
+                [TextColumn("{task.completed}/{task.total} scans"), TimeRemainingColumn()]
+                if several
+                else [TextColumn("{task.fields[done]}", markup=False)]
+            ),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("Reading", total=None)
+        self.task = self.bar.add_task("Reading", total=None, done="")
 
     def show(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, TileDone):
             failed = f" ({self.failed} failed)" if self.failed else ""
-            self.bar.update(self.task, description=f"Segmenting{failed}", completed=event.done, total=event.total)
-            left = self.left.text(event.done, event.total)
+            left = self.left.text(event.part, 1.0, event.seconds_left)
             done = f"{event.done} of {event.total} tiles" + (f", {left}" if left else "")
+            self.bar.update(self.task, description=f"Segmenting{failed}", completed=event.part, total=1, done=done)
             self.lines.now(f"Segmenting scan {self.finished + self.failed + 1} of {self.scans}: {done}")
         elif isinstance(event, Working):
             self.bar.update(self.task, description=visible(event.message))
@@ -202,7 +205,7 @@ class _Progress:
             sizes = ", ".join(f"{name} {count}" for name, count in event.voxels.items())
             self.lines.say(f"{event.name} -> {event.output} ({format_duration(event.seconds)}; voxels: {sizes})")
             self.finished += 1
-            self.bar.reset(self.task, total=None, description="Reading")
+            self.bar.reset(self.task, total=None, description="Reading", done="")
         elif isinstance(event, CaseFailed):
             self.failed += 1
             self.lines.failed(event, self.scans)

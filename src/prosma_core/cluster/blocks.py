@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prosma_core.cluster.jobs import Job, Outcome
@@ -38,11 +38,14 @@ class InBlocks:
     left : tuple of box
         Blocks of the label map that are not done, in the order in which neighbors share tiles.
     done : frozenset of box
+    work : dict of box to float
+        Of the blocks that are left, in tiles that are computed.
     """
 
     blocks: Blocks
     left: tuple[Box, ...]
     done: frozenset[Box]
+    work: dict[Box, float] = field(default_factory=dict)
 
     def shares(self, workers: int) -> list[tuple[Box, ...]]:
         """Neighboring blocks for each task."""
@@ -140,7 +143,7 @@ def plan_shared(of: Whole, segmenter: Segmenter, opened: Opened, name: str = "")
             yield StageStarted(f"{name}{counted(len(stored.done), 'block')} of an earlier run stay.")
         blocks, boxes = yield from segmenter.plan_parts(opened.scan, of.config, stored.allocate)
         left = tuple(box for box in boxes if box not in stored.done)
-        return InBlocks(blocks, left, stored.done)
+        return InBlocks(blocks, left, stored.done, {box: boxes[box] for box in left})
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,12 @@ class Shared:
     def how_far(self) -> str:
         """How many blocks are done."""
         return f"{len(self.done)} of {self.total} blocks"
+
+    @property
+    def share(self) -> float | None:
+        """Share of the work of this run that is done; None where all blocks take the same."""
+        whole = sum(self.found.work.values())
+        return sum(work for box, work in self.found.work.items() if box in self.done) / whole if whole else None
 
     def hear(self, event: SlabDone) -> None:
         """Take note of a block that is done."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prosma_core.config.model import ChannelIntensity
+from prosma_core.data.cells import Cells
 from prosma_core.data.geometry import Box, first_voxel, is_repeated
 from prosma_core.data.intensities import WHOLE, fit_channels, single_precision
 from prosma_core.errors import IntensityError, PartUnreadableError
@@ -101,15 +102,18 @@ class Normalization:
         One per channel of the network.
     low, high : float or int
         Smallest and largest value of all channels of the file.
+    cells : Cells, optional
+        Where the frame has one value, if that was asked for; in no document.
     """
 
     channels: tuple[ChannelScale, ...]
     low: float
     high: float
+    cells: Cells | None = field(default=None, compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """For a document; numbers stay what they are to the bit."""
-        return asdict(self)
+        return {"channels": tuple(map(asdict, self.channels)), "low": self.low, "high": self.high}
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Normalization:
@@ -200,10 +204,15 @@ def measuring(
     intensities: tuple[ChannelIntensity, ...],
     unreadable: list[PartUnreadableError] | None = None,
     of: str = "",
+    *,
+    cells: bool = False,
 ) -> Generator[Working, None, list[Normalization]]:
-    """The same as `measure`; yields after each part, and may be closed there. `of` names the scan in what it yields."""
+    """The same as `measure`; yields after each part, and may be closed there.
+
+    `of` names the scan in what it yields; `cells` has it note where each frame has one value.
+    """
     shown: dict[_Pass, Passing] = {}
-    with closing(_passes(frames, intensities, unreadable)) as work:
+    with closing(_passes(frames, intensities, unreadable, cells=cells)) as work:
         while True:
             try:
                 now = next(work)
@@ -226,8 +235,10 @@ def _passes(
     frames: Sequence[Source],
     intensities: tuple[ChannelIntensity, ...],
     unreadable: list[PartUnreadableError] | None,
+    *,
+    cells: bool = False,
 ) -> Generator[_Pass, None, list[Normalization]]:
-    sums = [_FrameSums(frame, len(intensities)) for frame in frames]
+    sums = [_FrameSums(frame, len(intensities), cells=cells) for frame in frames]
     boxes = list(_parts(frames[0])) if frames else []
     reading = _Pass(len(boxes) * len(sums))
     for box in boxes:
@@ -359,8 +370,9 @@ class _Sums:
 class _FrameSums:
     """Sums of the channels of a frame, as the file has them and as the network takes them."""
 
-    def __init__(self, frame: Source, channels: int) -> None:
-        self.frame, self.expected = frame, channels
+    def __init__(self, frame: Source, channels: int, *, cells: bool = False) -> None:
+        self.frame, self.expected, self.noted = frame, channels, cells
+        self.cells: Cells | None = None
         self.given: list[_Sums] = []
         self.fitted: list[_Sums] | None = None
         self.bad = self.voxels = 0
@@ -380,6 +392,9 @@ class _FrameSums:
         self.voxels += image.size
         if not self._finite(image, box):
             return
+        if self.noted:
+            self.cells = self.cells or Cells(len(image), self.frame.sizes)
+            self.cells.add(box, image)
         fitted = None if self.fitted is None else fit_channels(image, self.expected)[0]
         for cell in _cells(box):
             for sums, values in zip(self.given, image, strict=True):
@@ -416,7 +431,8 @@ class _FrameSums:
         scales = []
         for c, (each, rule) in enumerate(zip(used, intensities, strict=True)):
             scales.append((yield from self._scale(c, each, rule)))
-        return Normalization(tuple(scales), min(s.low for s in self.given), max(s.high for s in self.given))
+        low, high = min(s.low for s in self.given), max(s.high for s in self.given)
+        return Normalization(tuple(scales), low, high, self.cells)
 
     def _scale(self, channel: int, sums: _Sums, rule: ChannelIntensity) -> Generator[_Pass, None, ChannelScale]:
         low, high = sums.low, sums.high

@@ -427,4 +427,4 @@ class _Work:
 
     def _count(self) -> None:
         if self.shared is not None:
-            self.last = TileDone(len(self.shared.done), self.shared.total)
+            self.last = TileDone(len(self.shared.done), self.shared.total, self.shared.share)

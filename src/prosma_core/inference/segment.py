@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from prosma_core.data.normalization import Normalization, check_not_blank, measu
 from prosma_core.errors import DeviceError, OutputError, PartUnreadableError
 from prosma_core.events import Event, SlabDone, StageStarted, TileDone, Working, relay
 from prosma_core.inference.device import memory_ended, name_memory_errors
+from prosma_core.inference.effort import NONE, Effort, Tiles, TileWork
 from prosma_core.inference.grid_restore import RegionOfInterest
 from prosma_core.inference.memory import BlockPlan, Column, Need, Unpacking, format_plan, plan_blocks, plan_memory
 from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
@@ -52,6 +53,17 @@ class _Work:
     said: bool = False
     known: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
     unreadable: list[PartUnreadableError] = field(default_factory=list)
+    effort: Effort = field(default_factory=Effort)
+    expected: dict[tuple[int, Box], Tiles] = field(default_factory=dict)
+
+    def expect(self, number: int, box: Box, tiles: Tiles) -> None:
+        """Take the tiles of a block of a frame, as far as they are known before it is begun."""
+        self.expected[number, box] = tiles
+        self.effort.left = self.effort.left.plus(tiles)
+
+    def begin(self, number: int, block: RegionOfInterest) -> None:
+        """Begin a block."""
+        self.effort.left = self.effort.left.minus(self.expected.pop((number, block.source), NONE))
 
     def leaves(self, frame: Frame, block: RegionOfInterest) -> bool:
         """Whether a block of a frame is done, or done elsewhere."""
@@ -116,14 +128,14 @@ class Segmenter:
 
     def plan_parts(
         self, scan: Scan, config: InferenceConfig, allocate: Allocate
-    ) -> Generator[Event, None, tuple[Blocks, list[Box]]]:
+    ) -> Generator[Event, None, tuple[Blocks, dict[Box, float]]]:
         """Plan a scan that is computed by parts, and make the arrays of its results; errors as of `segment`.
 
         Returns
         -------
         blocks : Blocks
-        boxes : list of box
-            Of the label map, in the order in which they are computed.
+        boxes : dict of box to float
+            Of the label map, in the order in which they are computed, and their work, in tiles that are computed.
         """
         plan = plan_scan(scan, self.header, config.region, config.slice_axis)
         results = Results(self.header, config, plan.scan.spec.labels_spec(), plan.part, allocate)
@@ -132,8 +144,18 @@ class Segmenter:
             yield StageStarted(blocks.words)
         every = list(frames(plan.scan, self.header.model.dims, config.slice_axis, plan.region))
         measured, lacks = yield from self._measured(every, results)
-        boxes = [frame.place(block.source) for c in blocks.columns for frame in every for block in c.blocks]
-        return Blocks(blocks, measured, lacks=lacks), boxes
+        works = [
+            TileWork(plan.part.grid, self.header.preprocess.tile, config.overlap, measured[number])
+            for number in range(len(every))
+        ]
+        boxes = {
+            frame.place(block.source): tiles.work
+            for column in blocks.columns
+            for frame, of in zip(every, works, strict=True)
+            for block, tiles in zip(column.blocks, of.column(column, [False] * len(column.blocks)), strict=True)
+        }
+        bare = {number: replace(how, cells=None) for number, how in measured.items()}
+        return Blocks(blocks, bare, lacks=lacks), boxes
 
     def segment(
         self,
@@ -205,6 +227,7 @@ class Segmenter:
                 scan.data.origin.keep *= 3  # chunks of several slices, which are computed one by one
             every_frame = list(frames(scan, self.header.model.dims, config.slice_axis, plan.region))
             measured, lacks = yield from self._measured(every_frame, results)
+        self._expect(plan, blocks, measured, work)
         blank = set()
         for column in blocks.columns:
             for number, frame in enumerate(frames(scan, self.header.model.dims, config.slice_axis, plan.region)):
@@ -215,14 +238,15 @@ class Segmenter:
                     for block in column.blocks:
                         if work.leaves(frame, block):
                             continue
+                        work.begin(number, block)
                         done = results.put_blank(frame, block)
                         results.mark_done(frame, block)
                         if preview or results.stored:
                             yield done
-                    work.done += column.tiles
+                    work.done = min(work.done + column.tiles, work.total)
                 else:
                     check_not_blank(measured[number])
-                    yield from self._column(frame, measured[number], column, work)
+                    yield from self._column(number, frame, measured[number], column, work)
         if work.unreadable and work.only is None:
             every_block = plan.frames * sum(len(column.blocks) for column in blocks.columns)
             raise left_out(work.unreadable, len(work.unreadable), every_block)
@@ -252,6 +276,22 @@ class Segmenter:
                 yield StageStarted(results.separate(plan.region))
         return results.segmentation()
 
+    def _expect(self, plan: ScanPlan, blocks: BlockPlan, measured: dict[int, Normalization], work: _Work) -> None:
+        """Count the tiles of all blocks that are to be computed, before the first is begun."""
+        tile, work.total = self.header.preprocess.tile, 0
+        every = frames(plan.scan, self.header.model.dims, work.config.slice_axis, plan.region) if measured else None
+        of = None
+        for number in range(plan.frames):
+            frame, how = None if every is None else next(every), measured.get(number)
+            if of is None or how is not None:
+                of = TileWork(plan.part.grid, tile, work.config.overlap, how)
+            for column in blocks.columns:
+                leaves = [frame is not None and work.leaves(frame, block) for block in column.blocks]
+                for block, tiles in zip(column.blocks, of.column(column, leaves), strict=True):
+                    work.total += sum(tiles)
+                    if how is None or not how.blank:
+                        work.expect(number, block.source, tiles)
+
     def _measured(
         self, every: list[Frame], results: Results
     ) -> Generator[Event, None, tuple[dict[int, Normalization], PartUnreadableError | None]]:
@@ -263,9 +303,9 @@ class Segmenter:
         """
         rules, stored = self.header.preprocess.intensities, results.labels
         if not isinstance(stored, StoredArray):
-            return dict(enumerate((yield from measuring(every, rules)))), None
+            return dict(enumerate((yield from measuring(every, rules, cells=True)))), None
         missing: list[PartUnreadableError] = []
-        found = yield from measuring(every, rules, missing)
+        found = yield from measuring(every, rules, missing, cells=True)
         before = None if stored.normalized is None else _normalizations(stored.normalized)
         outdated: set[Box] = set()
         if missing:
@@ -314,7 +354,9 @@ class Segmenter:
         taken = frame_axes(scan.spec, self.header.model.dims, config.slice_axis)
         return Unpacking.of(scan.data, scan.spec.axes, taken)
 
-    def _column(self, frame: Frame, how: Normalization, column: Column, work: _Work) -> Generator[Event, None, None]:
+    def _column(
+        self, number: int, frame: Frame, how: Normalization, column: Column, work: _Work
+    ) -> Generator[Event, None, None]:
         """Compute the blocks of a column, each with what the one before has left of their common tiles."""
         grid, tile = column.blocks[0].grid, self.header.preprocess.tile
         among = Among(grid.shape, whole_box(grid.shape), known=work.known)
@@ -322,6 +364,7 @@ class Segmenter:
             if work.leaves(frame, block):  # those after it begin anew
                 among = Among(grid.shape, whole_box(grid.shape), known=work.known)
                 continue
+            work.begin(number, block)
             among.on = None if following is None else following.network[0][0]
             among.box = among.hull(tile, work.config.overlap, block.network)
             try:
@@ -351,6 +394,7 @@ class Segmenter:
                 give_back_memory()
             work.results.mark_done(frame, block)
             work.done = min(work.done + computed, work.total)
+            work.effort.end_block()
             among.done = block.network[0][1]
             if work.preview or work.results.stored:
                 yield done
@@ -401,7 +445,9 @@ class Segmenter:
 
         def change(event: Event) -> Iterator[Event]:
             if isinstance(event, TileDone):
-                event = TileDone(min(work.done + event.done, work.total), work.total)
+                work.effort.hear(among.so_far, among.effort)
+                done, how = min(work.done + event.done, work.total), work.effort
+                event = TileDone(done, work.total, how.share, how.seconds_left)
             yield event
             yield from (slab for slab in shown if slab is not None)
             shown.clear()

@@ -17,6 +17,7 @@ from prosma_core.data.grid import Tile, gaussian_weight, padding_to, tile_starts
 from prosma_core.events import StageStarted, TileDone
 from prosma_core.inference.cpu_tuning import inference_dtype, inference_layout
 from prosma_core.inference.device import memory_ended
+from prosma_core.inference.effort import NONE, Tiles
 from prosma_core.printable import counted
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Among:
         From the block before; after `predict`, for the next one.
     known : dict
         Logits of tiles of one value.
+    effort, so_far : Tiles
+        Of the image, and how many of them are done; since `predict` has begun.
     """
 
     grid: tuple[int, ...]
@@ -77,6 +80,8 @@ class Among:
     on: int | None = None
     carried: Carried | None = None
     known: dict[tuple[float, ...], Tensor] = field(default_factory=dict)
+    effort: Tiles = NONE
+    so_far: Tiles = NONE
 
     def tiles(self, tile: tuple[int, ...], overlap: float, box: Box) -> tuple[list[Tile], int]:
         """Tiles to compute, in the padded grid, and how many the whole grid has."""
@@ -209,6 +214,8 @@ class TiledPredictor:
             if self.device.type == "cpu":  # no other device takes over, where they are needed once more
                 among.carried = None
         known = _Known(padded, placed, among.known)
+        one = known.reused()
+        among.effort, among.so_far = Tiles(one.count(False), one.count(True)), NONE
         done = shown = 0
         while done < len(tiles):
             batch = tiles[done : done + self.batch_size]
@@ -232,6 +239,7 @@ class TiledPredictor:
             if show is not None and finished > shown:
                 show(shown, total[:, shown:finished], weights[shown:finished])
                 shown = finished
+            among.so_far = Tiles(one[:done].count(False), one[:done].count(True))
             yield TileDone(done, len(tiles))
         assert total is not None
         if count > 1:
@@ -285,6 +293,15 @@ class _Known:
         self._padded, self._tiles = padded, tiles
         self._value = _single_values(padded, tiles)
         self._logits = logits
+
+    def reused(self) -> list[bool]:
+        """Whether the logits of each tile are known by the time it comes."""
+        seen, found = set(self._logits), []
+        for value in self._value:
+            found.append(value in seen)
+            if value is not None:
+                seen.add(value)
+        return found
 
     def complete(self, numbers: Iterable[int], forward: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """Logits of these tiles, each of shape (K, *tile); `forward` gives those that are not known, all at once."""
