@@ -27,6 +27,7 @@ from prosma_core.events import (
     PreviewDone,
     SlicesUnsure,
     StageStarted,
+    StepDone,
     TileDone,
     Working,
 )
@@ -71,9 +72,15 @@ class Watcher:
         self._took = self._ended = self._unsure_from = 0.0
 
     @property
+    def has_new(self) -> bool:
+        """Whether a scan is watched that was not segmented yet."""
+        ref = self._watched()
+        return ref is not None and ref != self._ref
+
+    @property
     def rests(self) -> bool:
-        """Whether another preview, so soon after the last, would hold up the training."""
-        return time.monotonic() < self._ended + PreviewClock.SHARE * self._took
+        """Whether another preview of this scan, so soon after the last, would hold up the training."""
+        return not self.has_new and time.monotonic() < self._ended + PreviewClock.SHARE * self._took
 
     def segment_preview(
         self, model: Path | Segmenter, epoch: int, mean_dice: float | None = None, dice_on: str = ""
@@ -158,6 +165,8 @@ class Input(LiveInput, Protocol):
 class Previews:
     """When the watched scan is segmented: after a validation, by the light model before that, and at a pause.
 
+    A scan that is watched from the middle of an epoch on is segmented at the next step, by the last model.
+
     Parameters
     ----------
     watcher : Watcher
@@ -180,6 +189,9 @@ class Previews:
             self._new = True
         elif event == Working(PAUSED):
             yield from self._at_pause()
+        elif isinstance(event, StepDone) and self._watcher.has_new:
+            if self._last is not None and self._is_ahead(self._last):
+                yield from self._show_last(self._last)
         elif isinstance(event, InterimDone):
             yield from self._within_epoch(event)
         elif isinstance(event, EpochDone) and event.dice is not None:

@@ -126,6 +126,27 @@ def test_a_scan_is_watched_from_the_middle_on_another_follows_and_none_ends_it(
     assert arrays() == []
 
 
+def test_a_scan_that_is_opened_meanwhile_is_predicted_on_at_the_next_step(
+    engine: Engine, begin: Begin, make_run: MakeRun, hand_over: HandOver, scan: Scan
+) -> None:
+    training = {"epochs": 1000, "steps": 20, "validation_every": 20}
+    scans = [hand_over(engine, each) for each in (scan, Scan(scan.data[:40], array_spec((40, 48), "yx")))]
+    heard = begin(engine, TrainRequest(run=make_run(training=training)))
+
+    def validated() -> int:
+        return sum(epoch.dice is not None for epoch in heard.of(EpochDone))
+
+    heard.wait_for(EpochDone, so=lambda epoch: epoch.dice is not None)
+    for number, ref in enumerate(scans, start=1):  # the second one soon after the first
+        before = validated()
+        heard.job.preview(ref)
+        heard.wait_for(PreviewDone, so=lambda _, number=number: len(heard.of(PreviewDone)) == number)
+        assert validated() == before
+    assert len(heard.of(ArrayReady)) == 2
+    heard.job.cancel()
+    assert isinstance(heard.end(), Cancelled)
+
+
 @pytest.mark.parametrize("wrong", ["constant", "channels", "gone"])
 def test_a_scan_that_does_not_fit_is_said_once_and_training_goes_on(
     wrong: str, engine: Engine, begin: Begin, make_run: MakeRun, hand_over: HandOver, scan: Scan
