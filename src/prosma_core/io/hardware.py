@@ -8,7 +8,9 @@ import logging
 import math
 import os
 import platform
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prosma_core.config.inference import CpuSettings
@@ -127,11 +129,52 @@ def give_back_memory() -> None:
         _LIBC.malloc_trim(0)
 
 
+@contextmanager
+def returning_memory() -> Iterator[None]:
+    """In a ``with`` statement, arrays of 1 MiB and more get memory of their own, which the system has back at once.
+
+    For arrays that are made and freed in several threads: glibc otherwise keeps for each thread what its largest arrays
+    took, chunks of up to 32 MiB. Getting memory anew takes time, so a network is computed outside of it.
+    """
+    if _LIBC is None:
+        yield
+        return
+    with _MODE.lock:
+        _MODE.users += 1
+        _set_limits(_LIBC, _APART, _KEPT_TOP)
+    try:
+        yield
+    finally:
+        with _MODE.lock:
+            _MODE.users -= 1
+            if not _MODE.users:
+                _set_limits(_LIBC, _REUSED, _KEPT_TOP)
+
+
+class _Mode:
+    """How many `returning_memory` are entered, in all threads."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+
+
+_MODE = _Mode()
+_APART, _REUSED, _KEPT_TOP = 1 << 20, 32 << 20, 64 << 20
+"""From how many bytes on glibc takes memory apart, within `returning_memory` and outside, and what it keeps on top."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def _set_limits(library: ctypes.CDLL, apart: int, kept: int) -> None:
+    library.mallopt(_MMAP_THRESHOLD, apart)
+    library.mallopt(_TRIM_THRESHOLD, kept)
+
+
 def _glibc() -> ctypes.CDLL | None:
     """The C library of this process where it can return memory: that of most Linux systems."""
     with suppress(OSError, TypeError, AttributeError):
         library = ctypes.CDLL(None)
         library.malloc_trim.argtypes = [ctypes.c_size_t]
+        library.mallopt.argtypes = [ctypes.c_int, ctypes.c_int]
         return library
     return None
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,3 +112,40 @@ def test_a_folder_that_cannot_be_made_breaks_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PROSMA_CACHE", str(tmp_path / "file"))
     assert not save_cpu_settings("a", WAY)
     assert load_cpu_settings("a") is None
+
+
+MANY_THREADS = """
+import sys, threading
+from contextlib import nullcontext
+import numpy as np, psutil
+from prosma_core.io.hardware import returning_memory
+
+def work():
+    for _ in range(3):
+        large = np.ones(20 << 20, np.uint8)
+        ready.wait()
+        kept.append(np.ones(100_000, np.uint8))
+        del large
+
+first = np.ones(30 << 20, np.uint8)
+del first  # from here on, memory of this size is reused
+kept, ready = [], threading.Barrier(4)
+before = psutil.Process().memory_info().rss
+with returning_memory() if sys.argv[1] == "returning" else nullcontext():
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+print((psutil.Process().memory_info().rss - before) >> 20)
+"""
+
+
+def left_of_freed_arrays(how: str) -> int:
+    """MiB that a process holds after four threads have made and freed arrays of 20 MiB."""
+    done = subprocess.run([sys.executable, "-c", MANY_THREADS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return memory in their own way")
+def test_memory_of_freed_arrays_is_returned_where_it_is_asked_for() -> None:
+    assert left_of_freed_arrays("returning") < 16
+    assert left_of_freed_arrays("usual") > 40
