@@ -248,8 +248,27 @@ ONE_CLASS = 1
 """Value of the class that `LabelsConfig.one_class` makes of all labels."""
 
 
+class AnnotatedSlices:
+    """What an annotation tells of its slices, whether its labels are in memory or on the disk."""
+
+    spec: ImageSpec
+    axis: int | None
+    slices: tuple[int, ...]
+    edited: tuple[int, ...] | None
+
+    @property
+    def validated(self) -> tuple[int, ...]:
+        """Slices that hold a class, and that may be validated on."""
+        return self.slices if self.edited is None else tuple(i for i in self.slices if i in self.edited)
+
+    @property
+    def axis_name(self) -> str:
+        """Letter of the slices' axis; empty for a picture."""
+        return "" if self.axis is None else self.spec.spatial_axes[self.axis]
+
+
 @dataclass(frozen=True, eq=False)
-class Annotation:
+class Annotation(AnnotatedSlices):
     """The labels of one case, read as a `LabelsConfig` says.
 
     Attributes
@@ -287,16 +306,6 @@ class Annotation:
     threshold: int | None = None
     frames: tuple[int, int] | None = None
     edited: tuple[int, ...] | None = None
-
-    @property
-    def validated(self) -> tuple[int, ...]:
-        """Slices that hold a class, and that may be validated on."""
-        return self.slices if self.edited is None else tuple(i for i in self.slices if i in self.edited)
-
-    @property
-    def axis_name(self) -> str:
-        """Letter of the slices' axis; empty for a picture."""
-        return "" if self.axis is None else self.spec.spatial_axes[self.axis]
 
     @property
     def known(self) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prosma_core.config.training import LabelsConfig
 from prosma_core.data.frames import slice_axis
 from prosma_core.data.geometry import Box, ImageSpec, Scan, box_shape, first_voxel, is_repeated
-from prosma_core.data.labels import ONE_CLASS, check_slice_axis, gray_problem, value_counts
+from prosma_core.data.labels import ONE_CLASS, AnnotatedSlices, check_slice_axis, gray_problem, value_counts
 from prosma_core.data.lazy import LazyArray, parts_of
 from prosma_core.data.slices import SliceStates
 from prosma_core.errors import LabelError
@@ -24,7 +24,7 @@ LOOKED_AT = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class StoredAnnotation:
+class StoredAnnotation(AnnotatedSlices):
     """As `Annotation`, of labels that stay on the disk.
 
     Attributes
@@ -72,16 +72,6 @@ class StoredAnnotation:
     painted_only: bool = False
     left_out: frozenset[int] = frozenset()
     threshold: None = None
-
-    @property
-    def validated(self) -> tuple[int, ...]:
-        """Slices that hold a class, and that may be validated on."""
-        return self.slices if self.edited is None else tuple(i for i in self.slices if i in self.edited)
-
-    @property
-    def axis_name(self) -> str:
-        """Letter of the slices' axis; empty for a picture."""
-        return "" if self.axis is None else self.spec.spatial_axes[self.axis]
 
     @property
     def known(self) -> bool:
