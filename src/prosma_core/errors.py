@@ -129,3 +129,17 @@ class EngineError(ProsmaError):
 
 class EngineBusyError(EngineError):
     """The engine has a job already; one at a time."""
+
+
+class Signaled(BaseException):
+    """The process was told to end.
+
+    Parameters
+    ----------
+    number : int
+        Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from prosma_core.config.inspection import InspectConfig, LevelEdit, MapKind, Variant
-from prosma_core.errors import BELOW, ConfigError
+from prosma_core.errors import BELOW, ConfigError, Signaled
 from prosma_core.events import Event, StageStarted, drain
 from prosma_core.io.remote import local_path
 from prosma_core.printable import VisibleFormatter, visible
@@ -37,18 +37,8 @@ SIGNAL_EXIT = 128
 """With the number of the signal added: exit code of a command that was stopped."""
 
 
-class Stopped(BaseException):
-    """The process was told to end, by Ctrl+C or another signal.
-
-    Parameters
-    ----------
-    number : int
-        Of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+class Stopped(Signaled):
+    """The process was told to end, by Ctrl+C or another signal."""
 
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]  # the base of all that the parser raises

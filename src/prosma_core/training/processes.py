@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prosma_core.errors import BELOW, ConfigError, DatasetError, DeviceError, ProsmaError, TrainingError
+from prosma_core.errors import BELOW, ConfigError, DatasetError, DeviceError, ProsmaError, Signaled, TrainingError
 from prosma_core.inference.device import free_memory, memory_ended
 
 LONGEST_WAIT = timedelta(days=7)
@@ -28,18 +28,8 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 """Those by which a training is asked to stop: Ctrl+C, the end of a job, a closed terminal."""
 
 
-class StopAsked(KeyboardInterrupt):
-    """A process of this training was asked to stop.
-
-    Parameters
-    ----------
-    number : int
-        Of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+class StopAsked(Signaled, KeyboardInterrupt):
+    """A process of this training was asked to stop."""
 
 
 class EndedElsewhereError(ProsmaError):
