@@ -54,19 +54,12 @@ def evaluate_on(
 
     Parameters
     ----------
-    cluster : Cluster
-    model : Path
+    cluster, model, device
+        As of `segment_on`, whose errors are raised as well.
     header : ModelHeader
         Of the model.
     data, split, options
         As of `evaluate_cases`.
-    device : str
-        Of the workers, as of `choose_device`.
-
-    Raises
-    ------
-    ClusterError
-        As of `Cluster.check`, or the connection was lost.
     """
     return (yield from evaluate_by(partial(_measure, cluster, model, device), header, data, split, options))
 

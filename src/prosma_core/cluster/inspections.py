@@ -46,21 +46,13 @@ def inspect_on(
 
     Parameters
     ----------
-    cluster : Cluster
-    plan : ScanPlan
+    cluster, plan, model, device
+        As of `segment_on`, whose errors are raised as well.
     out : Path
         Folder for results.
-    model : Path
     asked : Asked
     show : callable
         Takes the name of each scan and what was found.
-    device : str
-        Of the workers, as of `choose_device`.
-
-    Raises
-    ------
-    ClusterError
-        As of `Cluster.check`; what was done before the connection was lost stays.
     """
     there = replace(asked, protected=(), truth=None if asked.truth is None else absolute(asked.truth))
 
