@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prosma_core.data.geometry import Box, box_shape, box_slices
 from prosma_core.data.lazy import LazyArray
 from prosma_core.io.file_states import chunks_state, file_state
+from prosma_core.io.hardware import returning_memory
 
 KEPT = 192 << 20
 """Bytes of whole chunks that are kept for the next slice."""
@@ -179,7 +180,8 @@ class FileArray(PartArray):
         if state is None or state != self._state:
             self._voxels.release()
         self._state = state
-        values = self._voxels.read(box)
+        with returning_memory():
+            values = self._voxels.read(box)
         return _read_only(values) if self._voxels.keeps(values) else values
 
     def _in_order(self, order: tuple[int | None, ...]) -> FileArray:
@@ -232,7 +234,7 @@ class DiskArray(PartArray):
         both = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, kept[0], strict=True))
         if any(a >= b for a, b in both):
             return False
-        values = array[box_slices(both)]
+        values = _unpacked(array, both)
         kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(both, kept[0], strict=True))] = values
         return True
 
@@ -246,10 +248,9 @@ class DiskArray(PartArray):
             sizes = zip(box, array.chunks, array.shape, strict=True)
             wide = tuple((a // n * n, min(-(-b // n) * n, size)) for (a, b), n, size in sizes)
             if prod(box_shape(wide)) * self.dtype.itemsize > KEPT:
-                found: NDArray[Any] = array[box_slices(box)]
-                return found
+                return _unpacked(array, box)
             state = chunks_state(array, wide) if self._whole else None
-            kept = wide, np.array(array[box_slices(wide)]), state
+            kept = wide, _unpacked(array, wide), state
             if array is self._array:  # not moved meanwhile
                 self._kept = kept
         return _read_only(kept[1][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, kept[0], strict=True))])
@@ -259,6 +260,11 @@ def _read_only(values: NDArray[Any]) -> NDArray[Any]:
     view = values.view()
     view.flags.writeable = False
     return view
+
+
+def _unpacked(array: Any, box: Box) -> NDArray[Any]:
+    with returning_memory():
+        return np.asarray(array[box_slices(box)])
 
 
 def _opened(path: Path) -> Any:

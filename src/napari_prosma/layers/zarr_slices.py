@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from napari_prosma.layers.stored import PartArray
 from prosma_core.data.geometry import Box, box_shape, box_slices
 from prosma_core.io.file_states import chunks_state
+from prosma_core.io.hardware import returning_memory
 from prosma_core.io.read_ahead import Windows
 
 WINDOW = 36 << 20
@@ -73,13 +74,15 @@ class ZarrArray(PartArray):
     def _read_steps(self, box: Box, steps: tuple[int, ...]) -> NDArray[Any]:
         if max(steps, default=1) == 1 or self._windows(box) is not None:
             return super()._read_steps(box, steps)
-        return np.asarray(self.array[tuple(slice(a, b, step) for (a, b), step in zip(box, steps, strict=True))])
+        with returning_memory():
+            return np.asarray(self.array[tuple(slice(a, b, step) for (a, b), step in zip(box, steps, strict=True))])
 
     def _read_points(self, points: tuple[NDArray[Any], ...]) -> NDArray[Any]:
         return np.asarray(self.array.vindex[points])
 
     def _values(self, box: Box) -> NDArray[Any]:
-        return np.asarray(self.array[box_slices(box)])
+        with returning_memory():
+            return np.asarray(self.array[box_slices(box)])
 
     def _state(self, box: Box) -> Any:
         return chunks_state(self.array, box)

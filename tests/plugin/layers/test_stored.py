@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_prosma.layers import stored
+from napari_prosma.layers import stored, zarr_slices
 from napari_prosma.layers.stored import DiskArray, FileArray, is_on_disk
+from napari_prosma.layers.zarr_slices import ZarrArray
 from prosma_core.data.geometry import Box, box_slices
 from prosma_core.data.lazy import LazyArray
 
@@ -163,3 +166,31 @@ def test_a_copy_reads_the_folder(array: Any) -> None:
     for other in (copy.copy(disk), pickle.loads(pickle.dumps(disk))):
         assert (other.path, other.order) == (disk.path, disk.order)
         assert (other[:, 2] == 50).all()
+
+
+def test_memory_that_unpacking_takes_is_returned_at_once(array: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[bool] = []
+    seen: list[bool] = []
+    read = zarr.Array.__getitem__
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def noting(of: Any, index: Any) -> Any:
+        seen.append(bool(inside))
+        return read(of, index)
+
+    for module in (stored, zarr_slices):
+        monkeypatch.setattr(module, "returning_memory", noted)
+    monkeypatch.setattr(zarr.Array, "__getitem__", noting)
+    folder = Path(array.store.root)
+    disk, lazy = DiskArray(folder), LazyArray(array.shape, array.dtype, lambda box: array[box_slices(box)])
+    for shown in (disk, ZarrArray(array), FileArray(lazy, folder / "zarr.json")):
+        for index in (3, slice(None), (slice(None, None, 2), slice(None, None, 3))):
+            np.asarray(shown[index])
+    assert disk.refresh(((0, 2), (0, 2), (0, 2)))
+    assert len(seen) >= 9
+    assert all(seen)
