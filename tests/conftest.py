@@ -7,6 +7,7 @@ import contextlib
 import gc
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
@@ -32,6 +33,7 @@ def _load(path: Path, name: str) -> ModuleType:
     return module
 
 
+FSYNC = os.fsync
 UNTRACED = None
 if sys.gettrace() is not None:  # coverage is measured: of ours, here and in the processes that tests start
     MEASURED = ROOT / "tests" / "measured"
@@ -39,6 +41,9 @@ if sys.gettrace() is not None:  # coverage is measured: of ours, here and in the
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(MEASURED), os.environ.get("PYTHONPATH"))))
 
 os.environ.setdefault("PROSMA_PROBE", "0")  # every machine computes the same way; the engines that tests start as well
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background, or by nohup
+    signal.signal(signal.SIGINT, lambda *_: None)  # the same here, and not inherited by the processes that tests start
 
 # No deadline: the first call of a torch function is slow. In CI every run draws the same examples.
 settings.register_profile("local", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -92,10 +97,29 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
             measured.start()
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """Delete the widgets that a test closed: without an event loop Qt keeps them, and looks through all of them."""
+    yield
+    if "qtpy.QtCore" in sys.modules:
+        from qtpy.QtCore import QCoreApplication, QEvent
+
+        if QCoreApplication.instance() is not None:
+            QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+
+
 def pytest_collection_finish() -> None:
     """Let garbage collection pass over all that was imported: after each window it would look through it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Let `os.fsync` return at once: what a process wrote is only lost when the power fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # a descriptor that is none is still an error
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -144,8 +168,9 @@ def faults() -> ModuleType:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, faults: ModuleType) -> Iterator[Any]:
+def small_disk(tmp_path: Path, faults: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return a file system of 4 MiB, a `SmallDisk` of ``tests/faults.py``; skip the test where none can be mounted."""
+    monkeypatch.setattr(os, "fsync", FSYNC)  # where a full disk may be told first
     with contextlib.ExitStack() as stack:
         try:
             disk = stack.enter_context(faults.small_disk(tmp_path / "disk", 4 << 20))

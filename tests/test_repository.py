@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -99,3 +101,19 @@ def test_wheel_carries_the_shipped_models_and_their_cards(tmp_path: Path) -> Non
     assert len(models) == len([file for file in shipped if file.suffix == ".safetensors"])
     taken = sum(entry.compress_size for entry in models) / len(models)
     assert max(len(models), PLANNED_MODELS) * taken < LARGEST_WHEEL  # as many as are planned fit in it
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_processes_that_tests_start_hear_ctrl_c_also_where_the_shell_ignores_it() -> None:
+    code = (
+        "import importlib, os, signal, subprocess, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "importlib.import_module('tests.conftest')\n"
+        "signal.raise_signal(signal.SIGINT)\n"  # still ignored here
+        "told = 'import os, signal; os.kill(os.getpid(), signal.SIGINT)'\n"
+        "ran = subprocess.run([sys.executable, '-c', told], capture_output=True, text=True)\n"
+        "print(ran.returncode, ran.stderr)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith(f"-{int(signal.SIGINT)} Traceback")
+    assert "KeyboardInterrupt" in ran.stdout

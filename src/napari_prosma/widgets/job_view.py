@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QMainWindow,
     QProgressBar,
     QScrollArea,
     QSlider,
@@ -203,7 +204,8 @@ class ActivityProgress(cancelable_progress):
 
 def _calm_spinners() -> None:
     """Let what turns in the status bars of napari's windows turn slowly."""
-    bars = [bar for window in QApplication.topLevelWidgets() for bar in window.findChildren(QStatusBar)]
+    windows = [window for window in QApplication.topLevelWidgets() if isinstance(window, QMainWindow)]
+    bars = [bar for window in windows for bar in window.findChildren(QStatusBar)]
     for label in (label for bar in bars for label in bar.findChildren(QLabel)):
         if (movie := label.movie()) is not None:
             movie.setSpeed(SPINNER_SPEED)
