@@ -254,6 +254,12 @@ class Shared:
         whole = sum(self.found.work.values())
         return sum(work for box, work in self.found.work.items() if box in self.done) / whole if whole else None
 
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the other blocks take at the pace since the beginning: they end in bursts. None while unknown."""
+        share = self.share
+        return (time.monotonic() - self.began) * (1 / share - 1) if share else None
+
     def hear(self, event: SlabDone) -> None:
         """Take note of a block that is done."""
         self.done.add(tuple(zip(event.start, event.stop, strict=True)))

@@ -18,7 +18,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 from prosma_core.cluster.checks import difference, versions_here
 from prosma_core.cluster.jobs import THREADS, Job, Outcome, Sent, encode
 from prosma_core.errors import ClusterError, ProsmaError
-from prosma_core.events import Event, StageStarted, drain
+from prosma_core.events import Event, SlabDone, StageStarted, drain
 from prosma_core.inference.scan_runs import of_disk
 from prosma_core.io.atomic import write_bytes_atomic
 from prosma_core.io.hardware import COMPUTING
@@ -71,7 +71,7 @@ def _file(worker: Worker, topic: str) -> Path:
 
 
 class _Report:
-    """Reports what a job does to the client, progress not too often."""
+    """Reports what a job does to the client: sentences and finished blocks, and progress not too often."""
 
     def __init__(self, worker: Worker, topic: str, number: int) -> None:
         self._worker, self._topic, self._number = worker, topic, number
@@ -80,7 +80,9 @@ class _Report:
     def put(self, event: Event) -> None:
         """Report an event."""
         now = time.monotonic()
-        if isinstance(event, StageStarted) or now - self._said >= EVERY_S:
+        if isinstance(event, SlabDone):  # follows the last tile of a block at once
+            self.say(**encode(event))
+        elif isinstance(event, StageStarted) or now - self._said >= EVERY_S:
             self._said = now
             self.say(**encode(event))
 

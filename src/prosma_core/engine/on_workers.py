@@ -396,7 +396,7 @@ class _Work:
         elif isinstance(found, Filled):
             assert self.shared is not None
             self.shared.done.update(found.boxes)
-            for box in found.boxes:  # of which not every one was reported
+            for box in found.boxes:  # of which one may not have been reported
                 yield SlabDone(tuple(low for low, _ in box), tuple(high for _, high in box))
             self._count()
             self._end_job(self.shared)
@@ -427,4 +427,5 @@ class _Work:
 
     def _count(self) -> None:
         if self.shared is not None:
-            self.last = TileDone(len(self.shared.done), self.shared.total, self.shared.share)
+            shared = self.shared
+            self.last = TileDone(len(shared.done), shared.total, shared.share, shared.seconds_left)
