@@ -30,13 +30,22 @@ TINY = {
 @pytest.fixture
 def model(tmp_path: Path, make_header: Callable[..., Any]) -> Path:
     """Return a model of random weights that give every class somewhere."""
-    header = make_header(3, tile=(8, 8, 8))
+    return saved(tmp_path, make_header(3, tile=(8, 8, 8)))
+
+
+@pytest.fixture
+def model_of_large_tiles(tmp_path: Path, make_header: Callable[..., Any]) -> Path:
+    """Return the same model for scans that need not be taken apart."""
+    return saved(tmp_path, make_header(3, tile=(40, 40, 40)))
+
+
+def saved(folder: Path, header: Any) -> Path:
     network = build_model(header.model, 0)
     for gate in network.heads:
         gate.bias.data.zero_()
         gate.weight.data.mul_(20)
-    save_bundle(tmp_path / "m.safetensors", header, weights_of(network.state_dict()))
-    return tmp_path / "m.safetensors"
+    save_bundle(folder / "m.safetensors", header, weights_of(network.state_dict()))
+    return folder / "m.safetensors"
 
 
 def full(disk: Any) -> str:
@@ -92,12 +101,12 @@ def test_blocks_that_are_done_stay_and_a_re_run_equals_a_clean_one(
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".tif", ".zarr"])
 def test_scans_that_are_done_stay_and_the_rest_is_not_begun(
-    suffix: str, prosma: Prosma, model: Path, small_disk: Any, tmp_path: Path
+    suffix: str, prosma: Prosma, model_of_large_tiles: Path, small_disk: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "scans").mkdir()
     for name in ("a", "b", "c"):
         scan(tmp_path / "scans" / f"{name}{suffix}", (40, 40, 40))
-    table = small_disk.path / "out" / "results.csv"
+    table, model = small_disk.path / "out" / "results.csv", model_of_large_tiles
     command = ["segment", tmp_path / "scans", "--model", model, "--device", "cpu", "--skip-existing", "--table", table]
     assert prosma(*command[:-2], "--out", tmp_path / "clean")[0] == 0
     taken = sum(-(-file.stat().st_size // PAGE) for file in (tmp_path / "clean").rglob("*") if file.is_file())

@@ -135,6 +135,7 @@ SIZES = [(case, 0, 0.25) for case in CASES]
 SIZES += [(case, working, overlap) for case in ("odd", "resampled") for working, overlap in ((0, 0.5), (250_000, 0.5))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "working", "overlap"), SIZES)
 def test_labels_do_not_depend_on_the_blocks(
     case: str, working: int, overlap: float, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
@@ -436,6 +437,7 @@ TIDIED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", TIDIED)
 @pytest.mark.parametrize("case", ["odd", "flipped", "frames", "slices", "color"])
 def test_pieces_of_a_map_by_parts_are_those_of_the_map_in_memory(
@@ -785,6 +787,7 @@ def interrupt(stage: str, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place, name, does)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("by_parts")
 @pytest.mark.parametrize("target", ["image", "new", "replaced"])
 @pytest.mark.parametrize("stage", ["sync", "between", "moved", "list"])

@@ -281,6 +281,7 @@ def end_of(work: Generator[Any, None, Any]) -> Any:
             return stop.value
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing is being requested:UserWarning")
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -294,6 +295,7 @@ def test_the_engine_reads_what_the_layer_shows(kind: str, move: Any, engine: Eng
         same_place(found.spec, scan.spec)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing is being requested:UserWarning")
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("kind", KINDS)
