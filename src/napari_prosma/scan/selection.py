@@ -18,7 +18,7 @@ from prosma_core.data import fit
 from prosma_core.data.fit import Fit, Verdict, compare
 from prosma_core.data.frames import slice_axis as automatic_axis
 from prosma_core.data.geometry import Scan, size_note
-from prosma_core.data.grid import unit_factor
+from prosma_core.data.grid import coarse_note, network_grid, unit_factor
 from prosma_core.data.look import ScanKind, ScanLook, describe
 from prosma_core.io.bundle import ModelEntry, figures_text, model_groups
 
@@ -186,6 +186,8 @@ def scan_notes(
     notes = []
     if note := size_note(spec, model.header.preprocess):
         notes.append(f"{note} Enter the true one under {spec.voxel_word.capitalize()} size if it differs.")
+    if note := coarse_note(spec, model.header.preprocess, network_grid(spec, model.header.preprocess, slice_axis)):
+        notes.append(note)
     if dims < spec.spatial_ndim:
         axis = slice_axis or spec.spatial_axes[automatic_axis(spec)]
         start, stop = region[spec.spatial_axes.index(axis)] if region else (0, spec.size(axis))

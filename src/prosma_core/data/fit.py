@@ -233,9 +233,9 @@ def _size(sides: Sequence[float], facts: ScanFacts) -> str:
     smaller = max((middle / side for side, (low, middle, _) in pairs if side < low / wide), default=0.0)
     if not larger and not smaller:
         return ""
-    given = " × ".join(f"{side:.0f}" for side in sides)
+    given = f"{' × '.join(f'{side:.0f}' for side in sides)} mm" if max(sides) >= 1 else _lengths(sides, small=1.0)
     ratio, word = (larger, "larger") if larger >= smaller else (smaller, "smaller")
-    return f"is {_times(ratio)} {word} ({given} mm)"
+    return f"is {_times(ratio)} {word} ({given})"
 
 
 def _picture(sides: Sequence[float], facts: ScanFacts) -> str:
@@ -267,9 +267,9 @@ def _voxels(spacing: Sequence[float], facts: ScanFacts) -> str:
     return f"has voxels of {_lengths(spacing)} instead of {_lengths(usual)}"
 
 
-def _lengths(sizes: Sequence[float]) -> str:
-    """Lengths in mm as text, those of microscopes in micrometers."""
-    scale, unit = (1000, "µm") if max(sizes) < SMALL_VOXELS else (1, "mm")
+def _lengths(sizes: Sequence[float], small: float = SMALL_VOXELS) -> str:
+    """Lengths in mm as text, those of microscopes, all below `small`, in micrometers."""
+    scale, unit = (1000, "µm") if max(sizes) < small else (1, "mm")
     return f"{' × '.join(f'{size * scale:.3g}' for size in sizes)} {unit}"
 
 

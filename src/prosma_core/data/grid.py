@@ -22,6 +22,8 @@ STRONG_ANISOTROPY = 3.0
 """From this ratio of voxel sizes on, the thick axis is treated by itself (nnU-Net's rule)."""
 MOST_RESAMPLED, MOST_TIMES = 2**33, 8
 """A scan that becomes larger than so many voxels, and so many times its own, has a wrong voxel size or model."""
+FEWEST_RESAMPLED, FEWEST_TIMES = 8, 4
+"""So has one whose longest side becomes shorter than so many voxels, and so many times shorter than its own."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     Raises
     ------
     GeometryError
-        The unit of the scan cannot be converted to the model's, or the target grid would be absurdly large.
+        The unit of the scan cannot be converted to the model's, or the target grid would be absurdly large or small.
     """
     order, flips = orient_axes(spec) if config.orientation == "RAS" else (tuple(range(config.dims)), ())
     oriented = tuple(spec.spatial_shape[a] for a in order)
@@ -134,19 +136,56 @@ def plan_grid(spec: ImageSpec, config: PreprocessConfig) -> NetworkGrid:
     unknown = config.resample == "spacing" and spec.unit == "pixel" and config.unit != "pixel"
     shape = oriented if unknown else resampled_shape(oriented, tuple(s * scale for s in spacing), config)
     voxels, stored = (np.prod(sizes, dtype=float) for sizes in (shape, oriented))
-    if voxels > MOST_RESAMPLED and voxels > MOST_TIMES * stored:
-        works = (
-            f"works with voxels of {_by(config.spacing)} {config.unit}"
-            if config.resample == "spacing"
-            else f"works with scans of {config.longest_side} voxels along their longest side"
-        )
+    too_large = voxels > MOST_RESAMPLED and voxels > MOST_TIMES * stored
+    too_small = config.resample == "spacing" and _is_few(max(shape), max(oriented))
+    grid = NetworkGrid(order, flips, oriented, shape, spacing)
+    if too_large or too_small:
+        few = f" Its longest side needs {FEWEST_RESAMPLED} at least." if too_small else ""
+        part = "" if too_small else " Or segment a part of the scan, saved as a file."
         msg = (
-            f"This scan ({_by(oriented)} voxels of {_by(spacing)} {spec.unit}) would have {_by(shape)} voxels for the "
-            f"model, which {works}. It is for other scans, or the voxel size in the file is wrong: correct it. Or "
-            "segment a part of the scan, saved as a file."
+            f"{_resampled_text(spec, config, grid)}.{few} It is for other scans, or the {spec.voxel_word} size or unit "
+            f"of the scan is wrong: correct it.{part}"
         )
         raise GeometryError(msg)
-    return NetworkGrid(order, flips, oriented, shape, spacing)
+    return grid
+
+
+def _is_few(voxels: int, before: int) -> bool:
+    """Whether so many voxels along an axis are too few, where resampling is what made them few."""
+    return voxels < FEWEST_RESAMPLED and before >= FEWEST_TIMES * voxels
+
+
+def coarse_note(spec: ImageSpec, config: PreprocessConfig, grid: NetworkGrid) -> str:
+    """What resampling leaves of a scan, a sentence or two; empty where enough is left along every axis.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+        Of the scan.
+    config : PreprocessConfig
+    grid : NetworkGrid
+        Of the two.
+    """
+    if config.resample != "spacing" or not any(map(_is_few, grid.shape, grid.oriented)):
+        return ""
+    return (
+        f"{_resampled_text(sized_for(spec, config), config, grid)}: few are left along an axis, and small structures "
+        f"are lost. Check the {spec.voxel_word} size and unit of the scan."
+    )
+
+
+def _resampled_text(spec: ImageSpec, config: PreprocessConfig, grid: NetworkGrid) -> str:
+    """A scan before and after resampling, as the beginning of a sentence."""
+    word = f"{spec.voxel_word}s"
+    works = (
+        f"works with {word} of {_by(config.spacing)} {config.unit}"
+        if config.resample == "spacing"
+        else f"works with scans of {config.longest_side} {word} along their longest side"
+    )
+    return (
+        f"This scan ({_by(grid.oriented)} {word} of {_by(grid.spacing)} {spec.unit}) would have {_by(grid.shape)} "
+        f"{word} for the model, which {works}"
+    )
 
 
 def _by(values: Sequence[float]) -> str:

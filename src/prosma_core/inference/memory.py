@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -13,13 +14,15 @@ from prosma_core.config.inference import InferenceConfig
 from prosma_core.config.model import ModelConfig, ModelHeader
 from prosma_core.data.geometry import Box, ImageSpec, box_shape, check_region, format_region, size_note, size_unknown
 from prosma_core.data.geometry import whole as whole_box
-from prosma_core.data.grid import NetworkGrid, padding_to, tile_starts
+from prosma_core.data.grid import NetworkGrid, coarse_note, padding_to, tile_starts
 from prosma_core.data.lazy import IN_CORE, KEPT, LazyArray
 from prosma_core.data.resample import PIECE
 from prosma_core.errors import DeviceError
 from prosma_core.inference.device import free_memory, used_memory
 from prosma_core.inference.grid_restore import RegionOfInterest, plan_part, planes_at_once
 from prosma_core.printable import counted, gib
+
+_LOG = logging.getLogger(__name__)
 
 TENSORS_PER_TILE = 14
 """Tensors of the finest level alive at the peak of a forward, gate temporaries and convolution workspace among them."""
@@ -406,6 +409,8 @@ def format_plan(
 ) -> Iterator[str]:
     """Sentences on what is resampled, turned, left out, and what of the settings does not apply.
 
+    Where resampling leaves few voxels, a warning is logged.
+
     Parameters
     ----------
     spec : ImageSpec
@@ -422,6 +427,8 @@ def format_plan(
     if grid.shape != grid.oriented:
         shape, target = ("x".join(map(str, s)) for s in (spec.spatial_shape, grid.shape))
         yield f"{what} ({shape}) will be resampled for the model to {target}."
+    if few := coarse_note(spec, header.preprocess, grid):
+        _LOG.warning("%s", few)
     if grid.order != tuple(sorted(grid.order)) or grid.flips:
         yield f"{what} will be turned from {spec.orientation} to {header.preprocess.orientation}."
     if config.mirror and not header.mirror_axes:

@@ -26,7 +26,7 @@ from prosma_core.data.normalization import check_not_blank, measure
 from prosma_core.data.point_table import LabelFacts
 from prosma_core.data.resample import resize, resize_labels
 from prosma_core.data.stored_annotation import StoredAnnotation
-from prosma_core.errors import ChannelError, IntensityError
+from prosma_core.errors import ChannelError, GeometryError, IntensityError
 from prosma_core.events import Working
 from prosma_core.training.stored_cases import StoredImage, StoredLabels, stored_frames
 
@@ -126,16 +126,16 @@ def prepare_case(
         return (yield from _stored_cases(name, image, labels, pre, classes, seed))
     try:
         check_channels(image, pre.channels)
-    except ChannelError as error:
+        grid = network_grid(image.spec, pre)
+    except (ChannelError, GeometryError) as error:
         msg = f"{name}: {error}"
-        raise ChannelError(msg) from error
+        raise type(error)(msg) from error
     indices = class_indices(labels.values, classes, name)
     if labels.ignored is not None:
         indices = np.where(labels.ignored, np.int16(IGNORED), indices.astype(np.int16))
     unjudged = None if labels.edited is None else labels.only(labels.edited).ignored
     if unjudged is None or (labels.ignored is not None and np.array_equal(unjudged, labels.ignored)):
         unjudged = None
-    grid = network_grid(image.spec, pre)
     rng = np.random.default_rng(seed)
     every, found = list(frames(image, pre.dims)), []
     for frame in every:

@@ -22,7 +22,7 @@ from prosma_core.data.normalization import Normalization, check_not_blank, measu
 from prosma_core.data.point_table import AT_ONCE, PointTable
 from prosma_core.data.resample import resize_labels_box
 from prosma_core.data.stored_annotation import StoredAnnotation
-from prosma_core.errors import ChannelError, IntensityError
+from prosma_core.errors import ChannelError, GeometryError, IntensityError
 from prosma_core.events import Working
 from prosma_core.inference.prepare import network_image
 
@@ -166,10 +166,10 @@ def stored_frames(
     """Frames of a scan that is read by parts, as `prepare_case` gives those of one in memory; errors as there."""
     try:
         check_channels(image, pre.channels)
-    except ChannelError as error:
+        grid = network_grid(image.spec, pre)
+    except (ChannelError, GeometryError) as error:
         msg = f"{name}: {error}"
-        raise ChannelError(msg) from error
-    grid = network_grid(image.spec, pre)
+        raise type(error)(msg) from error
     every = list(frames(image, pre.dims))
     try:
         measured = yield from measuring(every, pre.intensities, of=name)

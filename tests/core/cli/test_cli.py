@@ -1060,3 +1060,15 @@ def test_names_are_shown_as_they_are(prosma: Prosma, make_model: Make, tmp_path:
     code, _, err = prosma("segment", data / "images", "--model", model, "--out", tmp_path / "out[/x]")
     assert code == 0
     assert "out[/x]" in err
+
+
+def test_training_names_the_scan_of_a_voxel_size_that_cannot_be_right(
+    prosma: Prosma, tmp_path: Path, settings: Path
+) -> None:
+    for number in range(4):
+        spec = array_spec((40, 40), "yx", (0.001 if number == 2 else 1.0,) * 2, "mm")
+        for folder in ("images", "labels"):
+            (tmp_path / "d" / folder).mkdir(parents=True, exist_ok=True)
+            write_image(tmp_path / "d" / folder / f"case{number}.ome.tif", pixels(40, 40) // 128, spec)
+    result = prosma("train", "--data", tmp_path / "d", "--out", tmp_path / "m.safetensors", "--config", settings)
+    refused(result, "case2: This scan (40 x 40 pixels of 0.001 x 0.001 mm) would have 1 x 1 pixels for the model")

@@ -43,6 +43,7 @@ def look(sides: tuple[float, ...] = (36, 50, 35), values: dict[str, float] | Non
         (look((48, 59, 43)), "fits", ""),  # a little larger than any of 155
         (look((60, 63, 73)), "doubtful", "this scan is 2.1 times larger (60 × 63 × 73 mm)."),
         (look((12, 50, 35)), "doubtful", "this scan is 3 times smaller (12 × 50 × 35 mm)."),
+        (look((0.08, 0.032, 0.0325)), "doubtful", "this scan is 1562 times smaller (80 × 32 × 32.5 µm)."),
         (look(modality="CT", guessed=True), "unfit", "this scan looks like CT."),
         (look(modality="PT"), "unfit", "this scan is PT."),
         (look((144, 200, 140), modality="CT", guessed=True), "unfit", "4 times larger (144 × 200 × 140 mm) and looks"),

@@ -15,7 +15,7 @@ from prosma_core.config import InferenceConfig, PreprocessConfig
 from prosma_core.config.model import ChannelIntensity, VoxelSize
 from prosma_core.config.training import PlanOptions
 from prosma_core.data.geometry import METRES, array_spec, size_note, with_voxel_size
-from prosma_core.data.grid import network_grid, unit_factor
+from prosma_core.data.grid import coarse_note, network_grid, unit_factor
 from prosma_core.errors import ConfigError, DatasetError, GeometryError
 from prosma_core.events import CaseDone, CaseFailed, StageStarted
 from prosma_core.inference.files import FileOptions, segment_files
@@ -95,6 +95,58 @@ def test_a_scan_of_unknown_size_keeps_its_own_grid(
     assert network_grid(spec, MM).shape == shape
     assert size_note(spec, MM).startswith(note)
     assert bool(size_note(spec, MM)) == bool(note)
+
+
+def test_a_scan_of_which_resampling_leaves_nothing_is_refused() -> None:
+    spec = array_spec((40, 64, 64), "zyx", (2, 0.5, 0.5), "um")
+    said = (
+        r"This scan \(40 x 64 x 64 voxels of 2 x 0.5 x 0.5 um\) would have 1 x 1 x 1 voxels for the model, which works "
+        r"with voxels of 3 x 1 x 1 mm\. Its longest side needs 8 at least\. .* voxel size or unit of the scan is wrong"
+    )
+    with pytest.raises(GeometryError, match=said):
+        network_grid(spec, MM)
+    flat = MM.replace(dims=2, spacing=(0.5, 0.5), tile=(16, 16))
+    with pytest.raises(
+        GeometryError, match=r"\(300 x 200 pixels of .* 1 x 1 pixels for .* with pixels of 0.5 x 0.5 mm"
+    ):
+        network_grid(array_spec((300, 200), "yx", (0.5, 0.5), "um"), flat)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "found"),
+    [
+        ((40, 64, 64), (0.1, 0.3, 0.3), "would have 1 x 19 x 19 voxels"),
+        ((24, 64, 64), (0.5, 1, 1), "would have 4 x 64 x 64 voxels"),
+        ((24, 64, 64), (2, 1, 1), ""),
+        ((1, 64, 64), (1, 1, 1), ""),
+        ((6, 6, 6), (3, 1, 1), ""),
+        ((3, 7, 7), (2, 0.5, 0.5), ""),
+    ],
+    ids=["one left", "thin", "usual", "a slice", "a small scan", "half of a small scan"],
+)
+def test_what_resampling_leaves_is_a_warning_where_it_is_little(
+    shape: tuple[int, ...], spacing: tuple[float, ...], found: str
+) -> None:
+    spec = array_spec(shape, "zyx", spacing, "mm")
+    note = coarse_note(spec, MM, network_grid(spec, MM))
+    assert (found in note) if found else note == ""
+
+
+def test_a_scan_in_the_wrong_unit_fails_by_its_name_and_a_coarse_one_is_warned_of(
+    tmp_path: Path, make_model: Callable[..., Path], rng: np.random.Generator, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"resample": "spacing", "spacing": (1, 1, 1), "unit": "mm"}
+    segmenter = Segmenter.load(make_model(tmp_path / "m.safetensors", 3, **settings), torch.device("cpu"))
+    for name, unit, size in (("small", "um", 2.0), ("thin", "mm", 0.25)):
+        values = rng.normal(100, 20, (24, 40, 40)).astype(np.float32)
+        write_image(tmp_path / f"{name}.ome.tif", values, array_spec(values.shape, "zyx", (size, 1, 1), unit))
+    inputs = [tmp_path / "small.ome.tif", tmp_path / "thin.ome.tif"]
+    events = list(segment_files(inputs, tmp_path / "out", segmenter, InferenceConfig()))
+    failed = [event for event in events if isinstance(event, CaseFailed)]
+    assert [event.name for event in failed] == ["small"]
+    assert "would have 1 x 1 x 1 voxels" in failed[0].error
+    assert [event.name for event in events if isinstance(event, CaseDone)] == ["thin"]
+    assert sum("would have 6 x 40 x 40 voxels" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_picture_has_pixels() -> None:

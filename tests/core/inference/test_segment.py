@@ -144,7 +144,9 @@ def test_a_spacing_in_the_wrong_unit_is_refused_before_it_fills_the_memory(
 ) -> None:
     by = segmenter(make_header(3, resample="spacing", spacing=(1.0, 1.0, 1.0), unit="mm"))
     said = r"\(8 x 9 x 10 voxels of 1 x 1 x 1 m\) would have 8000 x 9000 x 10000 .* works with voxels of 1 x 1 x 1 mm"
-    with pytest.raises(GeometryError, match=said + ".* for other scans, or the voxel size in the file is wrong"):
+    with pytest.raises(
+        GeometryError, match=said + ".* for other scans, or the voxel size or unit of the scan is wrong"
+    ):
         run(by, noise((8, 9, 10), "zyx", (1.0, 1.0, 1.0), "m"))
 
 

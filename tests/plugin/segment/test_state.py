@@ -42,6 +42,20 @@ def test_a_valid_choice_gives_a_request_named_after_scan_and_model() -> None:
     assert plan.notes[0].startswith("Voxel size unknown")
 
 
+def test_a_scan_of_which_the_model_sees_too_little_is_refused_or_noted() -> None:
+    small = choices((40, 64, 64), scale=(2, 0.5, 0.5), units="um")
+    problem = resolve(small, None)
+    assert isinstance(problem, Problem)
+    assert problem.field == "model"
+    assert "(40 x 64 x 64 voxels of 2 x 0.5 x 0.5 um) would have 1 x 1 x 1 voxels for the model" in problem.text
+    plan = resolve(choices((40, 64, 64), scale=(0.1, 1, 1), units="mm"), None)
+    assert isinstance(plan, SegmentPlan)
+    assert any("few are left along an axis" in note for note in plan.notes)
+    plan = resolve(choices((40, 64, 64), scale=(3, 1, 1), units="mm"), None)
+    assert isinstance(plan, SegmentPlan)
+    assert plan.notes == ()
+
+
 def test_the_name_given_by_hand_wins() -> None:
     plan = resolve(replace(choices(), name="mine"), None)
     assert isinstance(plan, SegmentPlan)
