@@ -62,6 +62,7 @@ FIRST = (
     "tests/e2e",
     "tests/core/engine",
     "tests/core/training",
+    "tests/test_docs_commands.py",
     "tests/test_fuzz.py",
     "tests/evidence",
 )

@@ -281,6 +281,28 @@ def test_signals_are_handled_as_before_afterwards(prosma: Prosma) -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_command_goes_on_where_nohup_or_the_shell_has_a_signal_ignored(
+    prosma: Prosma, command: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*rest: Any, **more: Any) -> None:
+        for number in before:
+            signal.raise_signal(number)
+        real(*rest, **more)
+
+    real = files.write_labels
+    monkeypatch.setattr(files, "write_labels", write)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        code, _, err = prosma(*command)
+        assert {signal.getsignal(number) for number in before} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert code == 0, err
+    assert written(tmp_path) == sorted(NAMES)
+
+
 @pytest.fixture
 def usual_sigterm() -> Iterator[None]:
     """SIGTERM as in a process that was just started: a window in this one may have set its own handler."""

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from prosma_core.cluster import connection
 from prosma_core.cluster.connection import Cluster, connect
 from prosma_core.cluster.place import Place, parse_place
 from prosma_core.cluster.scans import segment_on
@@ -269,7 +270,10 @@ def test_scheduler_that_is_killed_leaves_what_is_done_and_the_rest_follows(
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
 
 
-def test_scheduler_that_does_not_answer_or_has_no_workers(scheduler_file: SchedulerFile) -> None:
+def test_scheduler_that_does_not_answer_or_has_no_workers(
+    scheduler_file: SchedulerFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "WORKERS", 1)
     with (
         pytest.raises(ClusterError, match=r"No Dask scheduler answers at tcp://127.0.0.1:9"),
         connect(Place("tcp://127.0.0.1:9"), patience=1),
