@@ -176,7 +176,7 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(data: Path, tmp
 
 
 BROKEN = """
-import os, torch
+import os, time, torch
 from prosma_core.cli.main import program
 from prosma_core.training.cases import PatchSampler
 
@@ -187,6 +187,8 @@ def broken(sampler, *given):
     calls.append(1)
     if os.environ["RANK"] == "1" and len(calls) == 3:
         {what}
+    if os.environ["RANK"] == "0" and len(calls) == 3:
+        time.sleep({slow})
     return images, labels
 
 PatchSampler.draw = broken
@@ -197,25 +199,27 @@ program()
 @pytest.mark.slow
 @ON_LINUX
 @pytest.mark.parametrize(
-    ("what", "words"),
+    ("what", "slow", "words"),
     [
-        ("raise torch.OutOfMemoryError('out of memory')", "Memory of cpu ran out"),
-        ("images *= float('nan')", "gradient norm nan in epoch 1, step 3"),
+        ("raise torch.OutOfMemoryError('out of memory')", 0, "Memory of cpu ran out"),
+        ("raise torch.OutOfMemoryError('out of memory')", 5, "Memory of cpu ran out"),
+        ("images *= float('nan')", 0, "gradient norm nan in epoch 1, step 3"),
     ],
-    ids=["memory", "nan"],
+    ids=["memory", "memory while the first is slow", "nan"],
 )
 def test_what_goes_wrong_in_one_process_ends_all_with_one_message(
-    data: Path, tmp_path: Path, what: str, words: str
+    data: Path, tmp_path: Path, what: str, slow: float, words: str
 ) -> None:
     config, log, script = tmp_path / "run.yaml", tmp_path / "log", tmp_path / "broken.py"
     values = settings(data, tmp_path / "m.safetensors", epochs=1000)
     config.write_text(yaml.safe_dump({**values, "data": str(data), "out": str(values["out"])}))
-    script.write_text(BROKEN.format(what=what))
+    script.write_text(BROKEN.format(what=what, slow=slow))
     with torchrun("--config", config, log=log, program=(script,)) as running:
         assert running.wait(300) != 0
     said = log.read_text()
     assert said.count(words) == 1, said
     assert "without a message" not in said
+    assert "timed out" not in said
 
 
 @pytest.mark.slow
