@@ -22,7 +22,7 @@ LONGEST_WAIT = timedelta(days=7)
 SPREAD = 2_654_435_761
 """Distance of two processes' seeds, modulo 2**32, of which torch uses no more bits: no epoch's seed is another's."""
 _REPORT = timedelta(seconds=10)
-"""How long the others wait for the first process to report an error of theirs: it may be in a slow step, its first one."""
+"""How long the others wait for the first process to report an error of theirs: its step may be slow."""
 _STOPPED = "stopped by signal "
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Those by which a training is asked to stop: Ctrl+C, the end of a job, a closed terminal."""
