@@ -34,6 +34,8 @@ class Served:
         How often that happens.
     stall : str
         Files whose name ends with this never get an answer.
+    delay : float
+        Seconds before the answer for files whose name ends with one of `delayed`.
     keys : str
         Of S3: the access key that must be signed with; empty: none.
     kind : str
@@ -54,6 +56,8 @@ class Served:
     break_after: int = 0
     breaks: int = 1
     stall: str = ""
+    delay: float = 0.0
+    delayed: tuple[str, ...] = ()
     keys: str = ""
     region: str = ""
     kind: str = "application/octet-stream"
@@ -85,6 +89,8 @@ def serving(folder: Path) -> Iterator[Served]:
             if served.closed:
                 self.close_connection = True
                 return
+            if served.delay and file.name.endswith(served.delayed):
+                served.release.wait(served.delay)
             if served.stall and file.name.endswith(served.stall):
                 served.release.wait(60)
                 self.close_connection = True

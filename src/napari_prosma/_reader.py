@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Sequence
 from itertools import cycle
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.utils import progress
 from napari.utils.notifications import show_info, show_warning
 from numpy.typing import NDArray
 
@@ -23,7 +22,7 @@ from napari_prosma.layers.scan import METADATA, OPENED_AS, RANGE
 from napari_prosma.layers.slices import MARKS, Base, Marks, noted_marks, noted_marks_of
 from napari_prosma.layers.source import free_memory
 from napari_prosma.layers.stored import FileArray
-from napari_prosma.layers.zarr_slices import ZarrArray
+from napari_prosma.layers.zarr_slices import WINDOW, ZarrArray
 from prosma_core.config.model import COLORS, ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR, display_window, finite_range
@@ -47,6 +46,13 @@ from prosma_core.runs.run_folder import RunFolder
 
 LayerData = tuple[Any, dict[str, Any], str]
 Reader = Callable[[str | list[str]], list[LayerData]]
+Drive = Callable[[Path, Generator[Event, None, Any]], Any]
+"""Does what reads a URL, and gives its result."""
+
+
+def at_once(_: Path, work: Generator[Event, None, Any]) -> Any:
+    """Do what reads a URL in this thread."""
+    return drain(work, lambda _: None)
 
 
 def get_reader(path: str | list[str]) -> Reader | None:
@@ -55,12 +61,18 @@ def get_reader(path: str | list[str]) -> Reader | None:
     return read_paths if paths and all(_is_ours(p) for p in paths) else None
 
 
-def read_paths(path: str | list[str]) -> list[LayerData]:
+def read_paths(path: str | list[str], drive: Drive = at_once) -> list[LayerData]:
     """Layers of one or several files, folders or URLs.
 
     Files are decoded by a process of their own (see `prosma_core.engine.decoder`), those of a URL once downloaded;
     a zarr stays on the disk or the server. What is worth knowing is shown: that an oblique scan is drawn along its own
     axes, and what readers warn of.
+
+    Parameters
+    ----------
+    path : str or list of str
+    drive : callable
+        For URLs, which may be slow.
 
     Raises
     ------
@@ -69,7 +81,7 @@ def read_paths(path: str | list[str]) -> list[LayerData]:
     """
     layers: list[LayerData] = []
     for item in [path] if isinstance(path, str) else path:
-        layers += _read(input_path(item))
+        layers += _read(input_path(item), drive)
     let_stand()
     return layers
 
@@ -119,7 +131,8 @@ def image_layer_data(data: Any, spec: ImageSpec, name: str, path: Path | None) -
 
 def _zarr_layer(opened: OpenZarr, path: Path) -> LayerData:
     """An Image layer of arrays on disk, which stay as they are."""
-    levels = [ZarrArray(level) if level.nbytes > SMALL else level for level in opened.levels]
+    kept = isinstance(path, RemotePath)  # what was shown is not asked for again
+    levels = [ZarrArray(level) if kept or level.nbytes > SMALL else level for level in opened.levels]
     data = levels if len(levels) > 1 else levels[0]
     rgb = _is_color(opened.spec, opened.levels[0].dtype) and opened.axes.endswith("c")
     data, arguments, kind = _layer(data, opened.spec, opened.axes, rgb, stem(path), path)
@@ -181,37 +194,66 @@ def _is_zarr(path: Path) -> bool:
     return path.is_dir() and (FORMATS.get(image_suffix(path).lower()) == "zarr" or is_zarr_node(path))
 
 
-def _read(path: Path) -> list[LayerData]:
+def _read(path: Path, drive: Drive = at_once) -> list[LayerData]:
     if path.suffix == ".prosma" and path.is_dir():
         return _read_run(path)
-    said: Sequence[str] = ()
-    if _is_zarr(path):
-        with warnings_of("prosma_core.io") as said:
-            opened = open_zarr(path)
-        layer, notes = _zarr_layer(opened, path), opened.notes
-        notes = {"kind": "labels", **notes} if opened.labels else notes
-        dtype = opened.levels[0].dtype
-    elif image_suffix(path).lower() == ".seg.nrrd":
-        with _local(path) as file:
-            scan = DECODER.read_labels(file)
-        layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
-        notes = {"kind": "labels", **_segment_notes(scan.spec)}
-    elif (large := _large(path)) is not None:
-        notes, dtype = read_notes(path), large.data.dtype
-        layer = image_layer_data(FileArray(large.data, path), large.spec, stem(path), path)
-    else:
-        with _local(path) as file:
-            found = DECODER.read_file(file)
-        scan, said = found.scan, found.warnings
-        notes = {**found.notes, **_segment_notes(scan.spec)}
-        layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
+    drive = drive if isinstance(path, RemotePath) else at_once
+    layer, said = drive(path, _reading(path))
     for text in said:
         show_warning(plain(text))
     note = oblique_note(layer[1]["name"], layer[1]["metadata"][METADATA].get("turn"))
     if note:
         show_info(plain(note))
+    return [layer]
+
+
+def _reading(path: Path) -> Generator[Event, None, tuple[LayerData, Sequence[str]]]:
+    """The layer of a file or a zarr, and what readers warn of."""
+    said: Sequence[str] = ()
+    with Downloads() as downloads:
+        if _is_zarr(path):
+            yield Working("Reading the metadata")
+            with warnings_of("prosma_core.io") as said:
+                opened = open_zarr(path)
+            layer, notes = _zarr_layer(opened, path), opened.notes
+            notes = {"kind": "labels", **notes} if opened.labels else notes
+            dtype = opened.levels[0].dtype
+            if isinstance(path, RemotePath):
+                yield from _first_view(layer)
+        elif image_suffix(path).lower() == ".seg.nrrd":
+            scan = DECODER.read_labels((yield from downloads.fetch(path)))
+            layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
+            notes = {"kind": "labels", **_segment_notes(scan.spec)}
+        elif (large := _large(path)) is not None:
+            notes, dtype = read_notes(path), large.data.dtype
+            layer = image_layer_data(FileArray(large.data, path), large.spec, stem(path), path)
+        else:
+            file = yield from downloads.fetch(path)
+            yield Working("Reading the file")
+            found = DECODER.read_file(file)
+            scan, said = found.scan, found.warnings
+            notes = {**found.notes, **_segment_notes(scan.spec)}
+            layer, dtype = image_layer_data(scan.data, scan.spec, stem(path), path), scan.data.dtype
     labels = says_labels(notes, dtype, layer[1]["metadata"][METADATA]["axes"])
-    return [as_labels_data(layer, notes) if labels else windowed(layer)]
+    return as_labels_data(layer, notes) if labels else windowed(layer), said
+
+
+def _first_view(layer: LayerData) -> Generator[Event, None, None]:
+    """Read what napari shows first of a zarr on a server; its layer keeps that, as far as a window holds it.
+
+    Of one resolution this is the first slice, then the middle one; of several, all slices of the lower ones.
+    """
+    data, arguments, _ = layer
+    if isinstance(data, list):
+        parts = [(level, ()) for level in reversed(data) if level.nbytes <= WINDOW]
+    else:
+        across = data.ndim - 2 - arguments["rgb"]
+        kept = prod(data.shape[across:]) * data.dtype.itemsize <= WINDOW
+        middle = tuple((size - 1) // 2 for size in data.shape[:across])
+        parts = [(data, index) for index in dict.fromkeys(((0,) * across, middle)) if kept]
+    for part, index in parts:
+        yield Working("Reading what is shown first")
+        part[index]
 
 
 def _large(path: Path) -> Scan | None:
@@ -221,18 +263,6 @@ def _large(path: Path) -> Scan | None:
         return None
     scan = lazy(path, None)
     return scan if scan is not None and scan.data.nbytes > min(IN_CORE, free_memory() // 2) else None
-
-
-@contextmanager
-def _local(path: Path) -> Iterator[Path]:
-    """The file of a path, downloaded where it is a URL; napari shows how far it is."""
-    with Downloads() as downloads, progress(total=0) if isinstance(path, RemotePath) else nullcontext() as bar:
-
-        def show(event: Event) -> None:
-            if bar is not None and isinstance(event, Working):
-                bar.set_description(event.message)
-
-        yield drain(downloads.fetch(path), show)
 
 
 def _segment_notes(spec: ImageSpec) -> dict[str, str]:

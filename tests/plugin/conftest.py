@@ -17,7 +17,7 @@ from npe2 import PluginManifest
 from psygnal import Signal
 
 import napari_prosma
-from napari_prosma._reader import get_reader
+from napari_prosma._open import get_reader
 from napari_prosma.jobs.boundary import Timer, WidgetClosedError
 from napari_prosma.jobs.run import ViewSignal
 from prosma_core.config.inspection import ClassChange, Inspection, VariantResult

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ import pydicom
 import pytest
 import zarr
 from napari.components import ViewerModel
+from napari.layers import Layer
 from PIL import Image
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication, QProgressDialog
 from tests.servers import serving
 
 from napari_prosma import _reader
+from napari_prosma._open import NOTHING, read_for_window
 from napari_prosma._reader import get_reader, read_paths
+from napari_prosma.jobs.opening import QUICK_S
 from napari_prosma.layers.patient_view import patient_view
 from napari_prosma.layers.results import file_notes
 from napari_prosma.layers.scan import levels, read
@@ -28,6 +34,7 @@ from napari_prosma.scan.selection import kind_of
 from prosma_core.config.model import ClassInfo
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import FileFormatError
+from prosma_core.io import remote_objects
 from prosma_core.io.class_notes import noted_classes
 from prosma_core.io.images import read_image, write_image, write_labels
 from prosma_core.io.names import FORMATS, WRITTEN_SUFFIXES
@@ -272,6 +279,111 @@ def test_what_a_url_does_not_lead_to_is_named(tmp_path: Path) -> None:
         for name in ("none.zarr", "none.nii"):
             with pytest.raises(FileFormatError, match=f"{server.url}/{name} cannot be read: the server has no"):
                 read_paths(f"{server.url}/{name}")
+
+
+SLOW = {"scan.ome.zarr": (".zarray", "0"), "scan.nii.gz": (".nii.gz",)}
+"""Names of files at a URL that come late; of the zarr those of an array and of its only chunk."""
+
+
+@pytest.fixture
+def ticks(qapp: Any) -> Iterator[list[float]]:
+    """Return the times at which the event loop of the window ran."""
+    found: list[float] = []
+    timer = QTimer()
+    timer.timeout.connect(lambda: found.append(time.monotonic()))
+    timer.start(20)
+    yield found
+    timer.stop()
+
+
+def dialogs() -> list[QProgressDialog]:
+    return [each for each in QApplication.topLevelWidgets() if isinstance(each, QProgressDialog) and each.isVisible()]
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_slow_server_leaves_the_window_alive(
+    name: str, tmp_path: Path, open_layer: OpenLayer, ticks: list[float]
+) -> None:
+    spec = array_spec((4, 50, 60), "zyx", (3, 1, 2), "mm")
+    voxels = np.arange(4 * 50 * 60, dtype=np.uint16).reshape(spec.shape)
+    write_image(tmp_path / name, voxels, spec)
+    texts: list[str] = []
+    look = QTimer()
+    look.timeout.connect(lambda: texts.extend(each.labelText() for each in dialogs()))
+    look.start(100)
+    with serving(tmp_path) as server:
+        server.delay, server.delayed = 1.5, SLOW[name]
+        began = time.monotonic()
+        layer = open_layer(f"{server.url}/{name}")
+        QApplication.processEvents()
+        while_it_opened = [t for t in ticks if t - began > QUICK_S]
+        look.stop()
+        server.delay = 0
+        np.testing.assert_array_equal(read(layer).load(), voxels)
+    assert len(while_it_opened) > 20
+    assert max(np.diff(while_it_opened)) < 1
+    assert any(f"Opening {server.url}/{name}" in text for text in texts)
+    assert not dialogs()
+
+
+SHOWN = {
+    "volume": (((40, 50, 60), (8, 32, 32)),),
+    "picture": (((50, 60), (32, 32)),),
+    "levels": (((40, 200, 240), (8, 64, 64)), ((40, 100, 120), (8, 64, 64)), ((40, 50, 60), (8, 64, 64))),
+}
+
+
+@pytest.mark.parametrize("case", SHOWN)
+def test_what_is_shown_first_of_a_zarr_on_a_server_is_there_before_its_layer_and_not_asked_for_again(
+    case: str, tmp_path: Path
+) -> None:
+    group = zarr.create_group(tmp_path / "scan.zarr", zarr_format=2)
+    axes = [{"name": letter, "type": "space"} for letter in "zyx"[-len(SHOWN[case][0][0]) :]]
+    paths = []
+    for number, (shape, chunks) in enumerate(SHOWN[case]):
+        array = group.create_array(str(number), shape=shape, chunks=chunks, dtype="u2")
+        array[...] = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+        scale = [float(a / b) for a, b in zip(SHOWN[case][0][0], shape, strict=True)]
+        paths.append({"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": paths}]
+    with serving(tmp_path) as server:
+        (layer,) = read_for_window(f"{server.url}/scan.zarr")
+        server.status = 503
+        shown = ViewerModel().add_layer(Layer.create(*layer))
+        assert shown.multiscale == (case == "levels")
+        for level in range(len(SHOWN[case])):
+            wanted = zarr.open_group(tmp_path / "scan.zarr")[str(level)][...]
+            middle = tuple((size - 1) // 2 for size in wanted.shape[:-2])
+            found = (shown.data[level] if shown.multiscale else shown.data)[middle]
+            np.testing.assert_array_equal(found, wanted[middle])
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_server_that_does_not_answer_can_be_left(name: str, tmp_path: Path, ticks: list[float]) -> None:
+    write_image(tmp_path / name, np.zeros((4, 50, 60), np.uint16), array_spec((4, 50, 60), "zyx"))
+    QTimer.singleShot(1000, lambda: [each.cancel() for each in dialogs()])
+    with serving(tmp_path) as server:
+        server.delay, server.delayed = 8.0, SLOW[name]
+        began = time.monotonic()
+        assert read_for_window(f"{server.url}/{name}") == NOTHING
+        assert time.monotonic() - began < 5
+    assert len(ticks) > 20
+    assert not dialogs()
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_dead_server_is_named_soon(
+    name: str, tmp_path: Path, ticks: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_objects, "WINDOW_S", 2)
+    write_image(tmp_path / name, np.zeros((4, 50, 60), np.uint16), array_spec((4, 50, 60), "zyx"))
+    with serving(tmp_path) as server:
+        server.stall = SLOW[name][0]
+        began = time.monotonic()
+        with pytest.raises(FileFormatError, match=r"no byte came for 2 s\. The server is slow or does not answer"):
+            read_for_window(f"{server.url}/{name}")
+        assert time.monotonic() - began < 10
+    assert max(np.diff(ticks)) < 1
 
 
 def test_a_zarr_of_several_levels_is_a_multiscale_layer(tmp_path: Path, open_layer: OpenLayer) -> None:

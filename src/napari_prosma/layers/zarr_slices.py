@@ -14,6 +14,7 @@ from prosma_core.data.geometry import Box, box_shape, box_slices
 from prosma_core.io.file_states import chunks_state
 from prosma_core.io.hardware import returning_memory
 from prosma_core.io.read_ahead import Windows
+from prosma_core.io.zarr_stores import StoredPath
 
 WINDOW = 36 << 20
 """Bytes of unpacked slices that lie side by side, read at once."""
@@ -28,7 +29,8 @@ class ZarrArray(PartArray):
 
     A window holds slices side by side, of whole chunks in the plane, and does not reach beyond a chunk across it. The
     one that is nearer to a slice is read ahead in a thread. Windows are given while the files of their chunks are
-    unchanged: without files on this computer there are none, and each slice is read from the store.
+    unchanged, and always of a server, which is not asked twice; a small array there is one window where no slice of it
+    is read. Of other stores there are none, and each slice is read from the store.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ class ZarrArray(PartArray):
         weakref.finalize(self, WINDOWS.forget, self._owner)
         self.array, self._sizes = array, tuple(int(n) for n in array.shape)
         self._steps = tuple(int(n) for n in array.chunks)  # of a shard, single chunks are unpacked
+        place = getattr(array.store, "place", None)
+        self._remote = isinstance(place, StoredPath) and place.remote
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, in this process or another, has windows of its own."""
@@ -85,9 +89,16 @@ class ZarrArray(PartArray):
             return np.asarray(self.array[box_slices(box)])
 
     def _state(self, box: Box) -> Any:
-        return chunks_state(self.array, box)
+        return () if self._remote else chunks_state(self.array, box)
 
     def _windows(self, box: Box) -> tuple[Box, Box | None] | None:
+        """The window that holds a box, and one that may be wanted next; None where it is read alone."""
+        windows = self._of_slice(box)
+        if windows is None and self._remote and prod(self._sizes) * self.dtype.itemsize <= WINDOW:
+            return tuple((0, size) for size in self._sizes), None
+        return windows
+
+    def _of_slice(self, box: Box) -> tuple[Box, Box | None] | None:
         """The window that holds a slice, and the nearest beside it; None of a box that is no slice, or a large one."""
         thin = [axis for axis, (a, b) in enumerate(box) if b - a == 1 < self._sizes[axis]]
         if not thin or sum(b - a > 1 for a, b in box) < 2 or sum(b - a > COLORS for a, b in box) > 2:

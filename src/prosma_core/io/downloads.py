@@ -23,7 +23,7 @@ from prosma_core.events import Event, Working, drain
 from prosma_core.io import remote_objects
 from prosma_core.io.names import COMMON_SUFFIXES, FORMATS, image_suffix, is_zarr_member, safe_name, stem
 from prosma_core.io.remote import RemotePath
-from prosma_core.io.remote_objects import ask, objects_of, reaching, unreachable
+from prosma_core.io.remote_objects import ask, objects_of, patience, reaching, unreachable
 
 PAUSE_S = 1.0
 """Seconds before a lost connection is made again."""
@@ -170,11 +170,12 @@ def _from_s3(path: RemotePath) -> Parts:
 def _from_web(path: RemotePath) -> Parts:
     """As the server gives it; where the connection is lost, the rest is asked for again."""
     done, tries, size, changed = 0, 0, None, None
+    seconds, attempts = patience()
     while True:
         try:
             headers = {"User-Agent": f"prosma/{prosma_core.__version__}"}
             headers |= {"Range": f"bytes={done}-"} if done else {}
-            with urlopen(Request(path.url, headers=headers), timeout=remote_objects.PATIENCE_S) as answer:
+            with urlopen(Request(path.url, headers=headers), timeout=seconds) as answer:
                 skip = done if answer.status == 200 else 0  # a server without ranges starts anew
                 if not done:
                     length = str(answer.headers["Content-Length"] or "")
@@ -195,8 +196,9 @@ def _from_web(path: RemotePath) -> Parts:
             lasting = isinstance(error, HTTPError) and error.code < 500 and error.code != 429
             if isinstance(error, HTTPError):
                 error.close()
-            if lasting or tries >= remote_objects.ATTEMPTS:
-                with reaching(path):
+            most = remote_objects.ATTEMPTS if done else attempts
+            if lasting or tries >= most:
+                with reaching(path, (seconds, most)):
                     raise
             time.sleep(PAUSE_S * tries)
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,8 @@ CONNECT_S = 10
 """Seconds until a connection must stand."""
 ATTEMPTS = 3
 """How often a request is made before its error is reported."""
+WINDOW_S = 10
+"""`PATIENCE_S` of a window, where a person waits; a request is made once."""
 AWS = "https://s3.amazonaws.com"
 """Where the region of a bucket is asked for."""
 
@@ -52,16 +55,36 @@ def objects_of(path: RemotePath) -> HTTPStore | S3Store:
         raise MissingExtraError(msg) from error
     with reaching(path):
         settings = _s3_settings(path.host) if path.scheme == "s3" else {}
-        return _objects(path.scheme, path.host, PATIENCE_S, tuple(settings.items()))
+        return _objects(path.scheme, path.host, *patience(), tuple(settings.items()))
+
+
+_HURRIED: ContextVar[bool] = ContextVar("hurried", default=False)
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Let what is opened within, in this thread, wait for a server as long as a person in front of a window does."""
+    token = _HURRIED.set(True)
+    try:
+        yield
+    finally:
+        _HURRIED.reset(token)
+
+
+def patience() -> tuple[int, int]:
+    """Seconds without a byte after which a request is given up, and how often it is made."""
+    return (min(WINDOW_S, PATIENCE_S), 1) if _HURRIED.get() else (PATIENCE_S, ATTEMPTS)
 
 
 @lru_cache(maxsize=16)
-def _objects(scheme: str, host: str, patience: int, given: tuple[tuple[str, Any], ...]) -> HTTPStore | S3Store:
+def _objects(
+    scheme: str, host: str, patience: int, attempts: int, given: tuple[tuple[str, Any], ...]
+) -> HTTPStore | S3Store:
     from obstore.store import HTTPStore, S3Store
 
     retry: RetryConfig = {
-        "max_retries": ATTEMPTS - 1,
-        "retry_timeout": timedelta(seconds=ATTEMPTS * patience),
+        "max_retries": attempts - 1,
+        "retry_timeout": timedelta(seconds=attempts * patience),
         "backoff": {"init_backoff": timedelta(seconds=0.5), "max_backoff": timedelta(seconds=5), "base": 2},
     }
     client: ClientConfig = {
@@ -163,14 +186,14 @@ def ask(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def reaching(place: object) -> Iterator[None]:
-    """Turn what goes wrong with a server into a `FileFormatError`: URL, reason, advice."""
+def reaching(place: object, waited: tuple[int, int] | None = None) -> Iterator[None]:
+    """Turn what goes wrong with a server into a `FileFormatError`: URL, reason, advice; `waited` as of `patience`."""
     try:
         yield
     except (ProsmaError, MemoryError):
         raise
     except Exception as error:
-        raise unreachable(place, *_reason(error, str(place))) from error
+        raise unreachable(place, *_reason(error, str(place), waited or patience())) from error
 
 
 def unreachable(place: object, reason: str, advice: str) -> FileFormatError:
@@ -182,7 +205,7 @@ AGAIN = "Check the network and run it again"
 SLOW = "The server is slow or does not answer; run it again later, or download the scan"
 
 
-def _reason(error: Exception, place: str) -> tuple[str, str]:
+def _reason(error: Exception, place: str, waited: tuple[int, int]) -> tuple[str, str]:
     """Why a request failed, and what to do."""
     text, of_s3 = str(error), place.startswith("s3:")
     status = error.code if isinstance(error, HTTPError) else None
@@ -199,13 +222,14 @@ def _reason(error: Exception, place: str) -> tuple[str, str]:
         return f"the server answers with status {status}", "Run it again later"
     if type(error).__name__ == "NotSupportedError":
         return "the server does not give parts of files (range requests)", "Download the scan"
-    return _of_network(error, text)
+    return _of_network(error, text, waited)
 
 
-def _of_network(error: Exception, text: str) -> tuple[str, str]:
+def _of_network(error: Exception, text: str, waited: tuple[int, int]) -> tuple[str, str]:
     lowered = text.lower()
     if isinstance(error, TimeoutError) or "timed out" in lowered or "kind: timeout" in lowered:
-        return f"no byte came for {PATIENCE_S} s, {ATTEMPTS} times", SLOW
+        seconds, times = waited
+        return f"no byte came for {seconds} s" + (f", {times} times" if times > 1 else ""), SLOW
     if "certificate" in lowered:
         return "its certificate is not trusted", "Check the URL and the clock of this computer"
     if any(word in lowered for word in ("dns error", "name or service not known", "getaddrinfo", "name resolution")):

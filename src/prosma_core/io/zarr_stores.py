@@ -16,7 +16,7 @@ from prosma_core.errors import FileFormatError
 from prosma_core.io.names import ZIPPED, image_suffix
 from prosma_core.io.read_errors import damaged, excerpt
 from prosma_core.io.remote import RemotePath, input_path
-from prosma_core.io.remote_objects import ask, begin, objects_of, reaching, unreachable
+from prosma_core.io.remote_objects import ask, begin, objects_of, patience, reaching, unreachable
 
 _NODES = ("zarr.json", ".zarray", ".zgroup")
 _MOST_RATIO = 1032  # of deflate
@@ -59,6 +59,7 @@ class ServerFiles:
 
     def __init__(self, root: RemotePath) -> None:
         self._root, self._objects, self.denied = root, objects_of(root), False
+        self._waited = patience()
 
     def place(self, key: str) -> str:
         """As of `Files`."""
@@ -70,7 +71,7 @@ class ServerFiles:
         from obstore.exceptions import PermissionDeniedError
 
         part: Any = {"suffix": -start} if start < 0 else {"offset": start} if stop is None else (start, stop)
-        with reaching(self.place(key)):
+        with reaching(self.place(key), self._waited):
             try:
                 options: Any = {"range": part} if start or stop is not None else {}
                 return ask(lambda: bytes(obstore.get(self._objects, key, options=options).bytes()))
@@ -87,7 +88,7 @@ class ServerFiles:
     def _head(self, key: str) -> Any:
         import obstore
 
-        with reaching(self.place(key)):
+        with reaching(self.place(key), self._waited):
             return ask(lambda: obstore.head(self._objects, key))
 
     def stamp(self, key: str) -> str:
@@ -104,7 +105,7 @@ class ServerFiles:
 
         if self._root.scheme != "s3":
             return []
-        with reaching(self.place(key)):
+        with reaching(self.place(key), self._waited):
             found = ask(lambda: obstore.list_with_delimiter(self._objects, prefix=key))
         return sorted(PurePosixPath(name).name for name in found["common_prefixes"])
 
@@ -229,6 +230,11 @@ class StoredPath:
     def url(self) -> Path | None:
         """The URL that leads to it; None in a zip file."""
         return input_path(str(self)) if isinstance(self.files, ServerFiles) else None
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is read from a server, also of a zip file there."""
+        return isinstance(self.files, ServerFiles) or isinstance(self.files.path, RemotePath)
 
     def load(self, start: int = 0, stop: int | None = None) -> bytes | None:
         """Its bytes, as of `Files.load`."""

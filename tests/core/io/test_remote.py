@@ -195,6 +195,14 @@ def test_a_lost_connection_is_made_again(server: Served, scan: Scan, ranges: boo
     assert server.breaks == 0
 
 
+def test_a_lost_connection_is_made_again_where_a_window_waits(server: Served, scan: Scan) -> None:
+    write_image(server.folder / "x.nii", scan.data, scan.spec)
+    server.break_after, server.breaks = 30_000, 2
+    with remote_objects.hurried():
+        assert equal(read_image(input_path(f"{server.url}/x.nii")), scan)
+    assert server.breaks == 0
+
+
 def test_a_download_tells_how_far_it_is(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     (server.folder / "x.nii").write_bytes(bytes(3_000_000))
     monkeypatch.setattr(downloads, "_REPORT_S", 0.0)
@@ -259,6 +267,8 @@ def test_a_server_that_does_not_answer_is_given_up(server: Served, scan: Scan, n
     write_image(server.folder / name, scan.data, scan.spec)
     server.stall = "x.nii" if name == "x.nii" else "zarr.json"
     with pytest.raises(FileFormatError, match="no byte came for 1 s, 3 times"):
+        read_image(input_path(f"{server.url}/{name}"))
+    with remote_objects.hurried(), pytest.raises(FileFormatError, match=r"no byte came for 1 s\. The server is slow"):
         read_image(input_path(f"{server.url}/{name}"))
 
 
