@@ -65,7 +65,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     """Measure in a folder."""
     import torch
 
-    from prosma_core.cluster.connection import connect, parse_place
+    from prosma_core.cluster.connection import connect
+    from prosma_core.cluster.place import parse_place
     from prosma_core.cluster.scans import segment_on
     from prosma_core.inference.segment import Segmenter
 

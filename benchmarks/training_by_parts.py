@@ -71,7 +71,9 @@ def main() -> None:
             config.write_text(yaml.safe_dump(values))
             command = [sys.executable, "-c", START.format(share), "train", "--config", str(config)]
             most, seconds, work = measured(command)
-            print(f"{way}: peak {most / 2**30:.2f} GiB, {seconds:.0f} s, {work:.0f} s of processor time", flush=True)
+            print(
+                f"{way}: peak {sum(most) / 2**30:.2f} GiB, {seconds:.0f} s, {work:.0f} s of processor time", flush=True
+            )
             models[way] = load_file(out)
         if given.compare:
             one, other = models.values()

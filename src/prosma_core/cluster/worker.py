@@ -21,7 +21,7 @@ from prosma_core.errors import ClusterError, ProsmaError
 from prosma_core.events import Event, SlabDone, StageStarted, drain
 from prosma_core.inference.scan_runs import of_disk
 from prosma_core.io.atomic import write_bytes_atomic
-from prosma_core.io.hardware import COMPUTING
+from prosma_core.io.hardware import COMPUTING, reuse_memory
 
 if TYPE_CHECKING:
     from prosma_core.inference.segment import Segmenter
@@ -172,6 +172,7 @@ def _segmenter(worker: Worker, sent: Sent, report: _Report) -> Segmenter:
     if key not in _LOADED:
         torch.set_num_threads(int(os.environ.get(THREADS, worker.state.nthreads)))
         choice = drain(device.prepare_device(sent.device), report.put)
+        reuse_memory()
         _LOADED.clear()  # two models at once may not fit
         _LOADED[key] = Segmenter.load(_file(worker, sent.topic), choice.device)
     return _LOADED[key]

@@ -151,6 +151,18 @@ def returning_memory() -> Iterator[None]:
                 _set_limits(_LIBC, _REUSED, _KEPT_TOP)
 
 
+def reuse_memory() -> None:
+    """Keep freed memory for the next array, as a process does that nobody has told otherwise.
+
+    Dask starts its workers with the opposite (`MALLOC_TRIM_THRESHOLD_`), so that they get new memory from the system
+    for every tensor.
+    """
+    if _LIBC is not None:
+        with _MODE.lock:
+            if not _MODE.users:
+                _set_limits(_LIBC, _REUSED, _KEPT_TOP)
+
+
 class _Mode:
     """How many `returning_memory` are entered, in all threads."""
 

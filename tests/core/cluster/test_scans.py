@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from prosma_core.cluster.scans import segment_on
 from prosma_core.config import InferenceConfig
 from prosma_core.data.geometry import array_spec
 from prosma_core.errors import ClusterError, ConfigError
-from prosma_core.events import CaseDone, Event, StageStarted
+from prosma_core.events import CaseDone, Event, StageStarted, drain
 from prosma_core.inference.files import FileOptions, plan_files
 from prosma_core.inference.scan_runs import ScanPlan
 from prosma_core.io.bundle import read_header
@@ -93,6 +94,25 @@ def test_results_and_table_are_those_of_one_process(
     assert rows("there") == rows("here")
     code, _, err = prosma(*there, "--skip-existing")
     assert (code, "4 finished already" in err) == (0, True)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return memory in their own way")
+def test_workers_of_our_own_reuse_memory(scans: Path, make_model: Make, tmp_path: Path) -> None:
+    def new_pages() -> int:
+        """Of 20 arrays of 512 pages."""
+        import resource
+
+        np.ones(2 << 20, np.uint8)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            np.ones(2 << 20, np.uint8)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    model = make_model(tmp_path / "m.safetensors")
+    with connect(parse_place("local:1"), patience=60) as cluster:
+        drain(run(cluster, planned(scans, tmp_path / "out", model), model), lambda _: None)
+        (found,) = cluster.client.run(new_pages).values()
+    assert found < 2000
 
 
 def test_what_fails_by_itself_is_named_and_the_rest_is_done(

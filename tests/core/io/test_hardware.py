@@ -149,3 +149,36 @@ def left_of_freed_arrays(how: str) -> int:
 def test_memory_of_freed_arrays_is_returned_where_it_is_asked_for() -> None:
     assert left_of_freed_arrays("returning") < 16
     assert left_of_freed_arrays("usual") > 40
+
+
+REUSING = """
+import resource, sys
+import numpy as np
+from prosma_core.io.hardware import reuse_memory
+
+if sys.argv[1] == "reusing":
+    reuse_memory()
+np.ones(2 << 20, np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(2 << 20, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def new_pages(how: str) -> int:
+    """Pages that the system gives for 20 arrays of 512 pages, where Dask has set how memory is returned."""
+    done = subprocess.run(
+        [sys.executable, "-c", REUSING, how],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return memory in their own way")
+def test_memory_is_reused_also_where_dask_has_it_returned() -> None:
+    assert new_pages("reusing") < 2000
+    assert new_pages("usual") > 9000
