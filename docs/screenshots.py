@@ -3,7 +3,7 @@
 A real window, the real engine, real, short trainings, and real scans: the plugin's samples (Medical Segmentation
 Decathlon Task04, CC BY-SA 4.0; 2018 Data Science Bowl, CC0) and, where the folder ``shared/data`` is beside the
 repository, further scans of Task04, a CT of Task09 and a breast ultrasound of BUSI (CC BY 4.0). Pictures whose scans
-are not there stay unchanged. Parts: segment, planes, objects, train, series, gates, tour.
+are not there stay unchanged. Parts: segment, planes, objects, large, train, series, gates, tour.
 """
 
 from __future__ import annotations
@@ -119,12 +119,14 @@ def few_colors(picture: Picture.Image) -> Picture.Image:
 def main() -> None:
     """Take every picture, or those of the named parts."""
     from screenshots_gates import take_gates
+    from screenshots_large import take_large
     from screenshots_tour import take_tour
 
     parts: dict[str, tuple[Callable[[Desk], None], ...]] = {  # a window each: napari's sliders remember
         "segment": (take_segment,),
         "planes": (take_planes,),
         "objects": (take_objects,),
+        "large": (take_large,),
         "train": (take_new_model, take_fine_tuning),
         "series": (take_series,),
         "gates": (take_gates,),
