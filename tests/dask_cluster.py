@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 PATIENCE = 120.0
 """Seconds for a process to start, on a machine that is busy."""
@@ -48,9 +49,12 @@ def worker(folder: Path, address: str, code: str = "") -> Iterator[subprocess.Po
     """One more worker for a scheduler, in which some code runs first."""
     first, started = folder / "first.py", folder / "started"
     first.write_text(f"{code}\ndef dask_setup(worker):\n    open({str(started)!r}, 'w').close()\n", encoding="utf-8")
-    arguments = ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--preload", str(first))
+    name = secrets.token_hex(4)
+    arguments = ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--name", name, "--preload", str(first))
     with _running("distributed.cli.dask_worker", address, *arguments) as process:
         wait_for(started.exists)
+        with Client(address, set_as_default=False, timeout=PATIENCE) as client:  # it joins a moment later
+            wait_for(lambda: name in {each["name"] for each in client.scheduler_info(n_workers=-1)["workers"].values()})
         yield process
     started.unlink()
 
