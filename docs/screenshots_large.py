@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from napari_prosma._sample_data import SAMPLES
 from prosma_core.config.inference import InferenceConfig
 from prosma_core.data.geometry import array_spec
-from prosma_core.data.phantom import phantom_3d
-from prosma_core.io.images import write_image
+from prosma_core.io.images import read_image, write_image
 
 if TYPE_CHECKING:
     from screenshots import Desk
@@ -29,14 +29,14 @@ memory.WORKING = on_disk.WORKING = 64 << 20
 memory.WORTH = 99.0
 stored_results.DEPTH = 16
 images.open_image.__kwdefaults__["least"] = 0
-zarr_images._CHUNK = {"t": 1, "c": 1, "z": 16, "y": 80, "x": 80}
+zarr_images._CHUNK = {"t": 1, "c": 1, "z": 16, "y": 96, "x": 80}
 """
 """Has the engine compute any scan in small blocks."""
 
 
 def take_large(desk: Desk) -> None:
-    """Segment, on eight phantoms in a zarr: the blocks that are done, while the others are computed."""
-    from screenshots import choose, percent, wait
+    """Segment, on four copies of an MRI of a fetal brain in a zarr: some blocks are done, others are computed."""
+    from screenshots import choose, percent, settle, wait
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         (Path(folder) / "sitecustomize.py").write_text(LITTLE_MEMORY, encoding="utf-8")
@@ -46,19 +46,23 @@ def take_large(desk: Desk) -> None:
         patch.setattr("prosma_core.engine.client.ANSWER", 60.0)
         desk.session.jobs.unload()
         desk.viewer.window.resize(1440, 900)
-        scan, _ = phantom_3d(3)
-        data = np.tile(scan.data, (2, 2, 2))
+        scan = read_image(SAMPLES / "fetal_brain_ga22.nii.gz")
+        room = [
+            ((n - size) // 2, n - size - (n - size) // 2) for n, size in zip((80, 96, 80), scan.data.shape, strict=True)
+        ]
+        data = np.tile(np.pad(scan.data, room), (1, 2, 2))
         spec = array_spec(data.shape, "zyx", scan.spec.spacing, "mm")
-        path = Path(folder) / "phantom.zarr"
+        path = Path(folder) / "brains.zarr"
         write_image(path, data, spec)
         desk.viewer.open(str(path), plugin="napari-prosma")
         widget = desk.segment()
-        choose(desk, "phantom-3d")
-        widget.controller.choose_options(InferenceConfig(overlap=0.25))
-        desk.viewer.dims.set_current_step(0, 12)
+        choose(desk, "fetal-brain-mri")
+        widget.controller.choose_options(InferenceConfig(overlap=0.0))
+        desk.viewer.dims.set_current_step(0, 39)
         desk.viewer.reset_view()
         widget.controller.start_or_cancel()
         wait(lambda: widget.progress_text().startswith("Segmenting") and percent(widget.progress_text()) >= 50, 900)
+        settle(1.5)  # the blocks of these tiles are written
         engine = desk.session.jobs.pid
         assert engine is not None
         os.kill(engine, signal.SIGSTOP)  # the picture takes longer than the other blocks
