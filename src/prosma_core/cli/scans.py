@@ -10,7 +10,7 @@ import typer
 from prosma_core.cli.options import NOTHING_EXIT, PARTIAL_EXIT, say, say_error
 from prosma_core.errors import BELOW, ConfigError
 from prosma_core.io.remote import input_path, local_path
-from prosma_core.printable import visible
+from prosma_core.printable import counted, visible
 
 if TYPE_CHECKING:
     from prosma_core.cluster.place import Place
@@ -87,6 +87,18 @@ def describe_part(plan: ScanPlan, part: tuple[int, int]) -> list[str]:
     return [f"Part {number} of {parts}: {ours} of {plan.total} scans."] if parts > 1 else []
 
 
+def say_kept(plan: ScanPlan) -> None:
+    """Print where blocks of scans that were not finished are kept."""
+    from prosma_core.inference.scan_state import hidden_folder, kept_blocks
+
+    for task in plan.left:
+        if blocks := kept_blocks(task.target):
+            text = counted(blocks, "finished block is", "finished blocks are")
+            say(
+                f"{task.name}: {text} kept in {hidden_folder(task.target)}. The same command continues there.", err=True
+            )
+
+
 def end_of(plan: ScanPlan, what: str, problem: str = "") -> None:
     """Print how many scans were done and what failed; raises `typer.Exit` with the exit code where not all was done."""
     done, there, failures = plan.done, len(plan.finished), plan.failed
@@ -97,6 +109,7 @@ def end_of(plan: ScanPlan, what: str, problem: str = "") -> None:
         reasons = [f"{len(failures)} of {total} scans could not be {what}:", *reasons] if reasons else []
     if reasons:
         say_error(BELOW.join(reasons))
+        say_kept(plan)
         if any(" exists already; add --overwrite" in failure.error for failure in failures) and not plan.skip:
             say("Add --skip-existing to leave out scans whose results exist.", err=True)
         if any(" would both be written to " in failure.error for failure in failures):

@@ -34,6 +34,7 @@ from prosma_core.cli.scans import (
     describe_part,
     end_of,
     place_of,
+    say_kept,
     scan_choice,
 )
 from prosma_core.events import CaseDone, CaseFailed, Event, StageStarted, TileDone, Working, drain
@@ -154,6 +155,7 @@ def segment(
         if rows is not None:
             drain(fill_table(plan, header, rows), progress.show)
     except Stopped:
+        say_kept(plan)
         if len(plan.left) > 1:
             again = "" if skip_existing else " with --skip-existing"
             say(

@@ -24,7 +24,15 @@ from prosma_core.io.bundle import missed_text
 from prosma_core.io.class_notes import classes_note
 from prosma_core.io.dataset_folder import read_channels
 from prosma_core.io.downloads import Downloads
-from prosma_core.io.images import open_image, read_labels, stem, write_image, write_labels, written_format
+from prosma_core.io.images import (
+    open_image,
+    read_labels,
+    stem,
+    warn_of_orientation,
+    write_image,
+    write_labels,
+    written_format,
+)
 from prosma_core.io.names import image_suffix
 from prosma_core.io.notes import known_of, made_by_model, read_notes
 from prosma_core.io.output_plan import check_replace
@@ -297,6 +305,8 @@ class SegmentFile:
 
         places = {"labels": task.target, **_extra_targets(task.target)}
         source, spec, header = task.scan.files[0], opened.scan.spec, self.segmenter.header
+        if sharing is None or sharing.begins:
+            warn_of_orientation(task.target, spec)
         given = (self.config, opened.notes, opened.replaceable, opened.copy, self.options.axes, sharing)
         return StoredResults(places, source, spec, header, *given)
 

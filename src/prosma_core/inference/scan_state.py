@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from prosma_core.data.geometry import Box
 from prosma_core.errors import ProsmaError
-from prosma_core.io.atomic import write_bytes_atomic
+from prosma_core.io.atomic import PREFIX, write_bytes_atomic
 from prosma_core.io.remote import RemotePath
 from prosma_core.io.zarr_checks import load_node, remote_state
 from prosma_core.io.zarr_labels import GROUP
@@ -108,4 +109,34 @@ class Head:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads((folder / HEAD).read_text(encoding="utf-8"))
             return cls(str(found["job"]), list(map(str, found["unreadable"])), str(found["normalized"]))
+        return None
+
+
+def hidden_folder(target: Path) -> Path:
+    """Where a label map that is written by parts, and what belongs to it, lie until all are whole."""
+    return target.with_name(f"{PREFIX}partial-{target.name}")
+
+
+def listed_blocks(folder: Path, head: Head) -> set[Box]:
+    """Blocks in the lists of a hidden folder that name its head."""
+    found: set[Box] = set()
+    for path in folder.glob("blocks*.txt"):
+        with contextlib.suppress(OSError, ValueError):
+            first, *lines = path.read_text(encoding="utf-8").splitlines()
+            if first == head.digest:
+                found |= set(filter(None, map(_box_of, lines)))
+    return found
+
+
+def kept_blocks(target: Path) -> int:
+    """How many blocks of a label map a run that has ended left in its hidden folder."""
+    head = Head.read(hidden_folder(target))
+    return 0 if head is None else len(listed_blocks(hidden_folder(target), head))
+
+
+def _box_of(line: str) -> Box | None:
+    """A block in the list of those that are done; None of a line that was cut, as where the disk was full."""
+    try:
+        return tuple((int(start), int(stop)) for start, stop in json.loads(line))
+    except (ValueError, TypeError):
         return None

@@ -28,10 +28,9 @@ from prosma_core.events import Event, Working
 from prosma_core.inference.device import free_memory
 from prosma_core.inference.memory import SHARE
 from prosma_core.inference.results import StoredArray
-from prosma_core.inference.scan_state import Head, ScanState
+from prosma_core.inference.scan_state import Head, ScanState, hidden_folder, listed_blocks
 from prosma_core.inference.segment import Segmenter
 from prosma_core.io.atomic import (
-    PREFIX,
     check_target,
     is_full,
     machine_state,
@@ -127,15 +126,7 @@ def moved_before(targets: Mapping[str, Path]) -> dict[str, Path]:
 
 def _hidden(targets: Mapping[str, Path]) -> Path:
     """Where results lie until all are whole."""
-    return targets["labels"].with_name(f"{PREFIX}partial-{targets['labels'].name}")
-
-
-def _box_of(line: str) -> Box | None:
-    """A block in the list of those that are done; None of a line that was cut, as where the disk was full."""
-    try:
-        return tuple((int(start), int(stop)) for start, stop in json.loads(line))
-    except (ValueError, TypeError):
-        return None
+    return hidden_folder(targets["labels"])
 
 
 def hidden_places(targets: Mapping[str, Path]) -> dict[str, Path]:
@@ -253,7 +244,7 @@ class StoredResults:
             self._scan = ScanState(self._source, self._copy)
             if self._head is not None and self._head.job != self._job(self._head.unreadable):
                 self._head = None
-        self._done |= self._listed_blocks()
+        self._done |= set() if self._head is None else listed_blocks(self._folder, self._head)
         self._replaceable = {*self._replaceable, *moved_before(self._targets).values()}
         if not self._sharing.begins:
             self._open_all()
@@ -263,18 +254,6 @@ class StoredResults:
             self._done, self._found, self._head = set(), {}, None
             shutil.rmtree(self._folder, ignore_errors=True)
         return self
-
-    def _listed_blocks(self) -> set[Box]:
-        """Blocks in the lists that name the head."""
-        found: set[Box] = set()
-        if self._head is None:
-            return found
-        for path in self._folder.glob("blocks*.txt"):
-            with contextlib.suppress(OSError, ValueError):
-                first, *lines = path.read_text(encoding="utf-8").splitlines()
-                if first == self._head.digest:
-                    found |= set(filter(None, map(_box_of, lines)))
-        return found
 
     def _own(self) -> None:
         self._owned = True

@@ -340,12 +340,17 @@ def _read(path: Path, axes: str | None, *, labels: bool) -> Scan:
         return kind.read(file, axes, labels=labels) if kind.tells_labels else kind.read(file, axes)
 
 
+def warn_of_orientation(path: Path, spec: ImageSpec) -> None:
+    """Log a warning where the format of a name that is written does not keep the orientation of a scan."""
+    if not (_FUNCTIONS[written_format(path)].oriented or axis_aligned(spec)[1] or spec.format == "array"):
+        _LOG.warning("%s: this format keeps the voxel size, not the orientation of the scan.", path)
+
+
 def _write(path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str] | None, what: str) -> None:
     kind = written_format(path)
     write, notes = _FUNCTIONS[kind].write, dict(provenance or {})
     assert write is not None  # `check_output` asks for one of WRITTEN_SUFFIXES
-    if not (_FUNCTIONS[kind].oriented or axis_aligned(spec)[1] or spec.format == "array"):
-        _LOG.warning("%s: this format keeps the voxel size, not the orientation of the scan.", path)
+    warn_of_orientation(path, spec)
     if kind == "zarr":
         notes = notes or {"program": f"prosma {prosma_core.__version__}", "kind": what}  # by which it may be replaced
         image = plan_label_image(path, spec, {"kind": what, **notes})

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.io.atomic import make_folder, replace_dir
-from prosma_core.io.images import check_output
+from prosma_core.io.images import check_output, warn_of_orientation
 from prosma_core.io.zarr_images import complete_zarr, create_zarr
 from prosma_core.io.zarr_labels import image_of, list_label_image, plan_label_image
 
@@ -53,6 +53,7 @@ def write_parts(
         `path` exists, or cannot be written.
     """
     check_output(path, overwrite=overwrite)
+    warn_of_orientation(path, spec)
     image = plan_label_image(path, spec, provenance)
     if image_of(path) is not None:
         make_folder(path.parent)

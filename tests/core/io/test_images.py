@@ -28,6 +28,7 @@ from prosma_core.io.images import (
     write_image,
     write_labels,
 )
+from prosma_core.io.zarr_parts import write_parts
 
 EXACT = [".tif", ".ome.tif", ".tiff", ".zarr", ".ome.zarr"]
 
@@ -97,6 +98,11 @@ def test_an_orientation_is_kept_or_its_loss_is_said(
     kept = again.world == "ras" and np.allclose(again.affine, spec.affine, atol=1e-5)
     assert kept == ("not the orientation" not in caplog.text)
     assert again.spacing == pytest.approx(spec.spacing)
+    if suffix.endswith(".zarr"):
+        caplog.clear()
+        parts = [((slice(None),) * 3, np.zeros(spec.shape, np.uint8))]
+        write_parts(tmp_path / f"parts{suffix}", parts, np.dtype(np.uint8), spec, provenance={})
+        assert kept == ("not the orientation" not in caplog.text)
 
 
 @pytest.mark.parametrize(
