@@ -107,7 +107,7 @@ def write_facts(name: str, folder: DatasetFolder, said: dict[str, Any]) -> None:
         meaning = LabelsConfig(one_class=True)
     found, unfound = measure(path, {case: read_case(folder.cases[case]) for case in val}, meaning, said)
     training = (
-        header.training
+        {key: value for key, value in header.training.items() if key != "missed"}  # the figures have it
         | of_training(said)
         | {
             "validation_dice": {name: figure.value for name, figure in found.dice.items()},

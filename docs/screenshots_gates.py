@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from screenshots import Desk
 
 SCAN = SAMPLES / "breast_386.png"
-CHANNEL_OF = 2
-"""Level whose field is pictured."""
+CHANNEL_OF, DECIDES = 2, 3
+"""Level whose field is pictured, and level that is opened."""
 
 
 def take_gates(desk: Desk) -> None:
@@ -79,13 +79,13 @@ def telling_channel(kept: np.ndarray, truth: np.ndarray) -> int:
 
 
 def take_what_if(desk: Desk, widget: GatesWidget, drawn: Layer) -> None:
-    """Level 2 open, compared with what an expert drew."""
+    """The level that decides open, compared with what an expert drew."""
     from screenshots import settle, wait
 
     shown_result = widget.controller.shown_result
     widget.result.open_tab("What if")
     shown_result.what_if.choose_truth(drawn)
-    shown_result.what_if.change(CHANNEL_OF, state="open")
+    shown_result.what_if.change(DECIDES, state="open")
     wait(lambda: not shown_result.what_if.queries.busy)
     settle(3.0)  # until all that is new has its place, so that its end can be scrolled to
     area = widget.findChild(QScrollArea)

@@ -271,7 +271,7 @@ NOT_FOUND = "No lesion found. This model found nothing of the lesion in 2 of 9 h
         (
             {"lesion": 0},
             {},
-            "No lesion found. This model missed (Dice below 0.1) lesion in 3 of 30 held-out images that show it.",
+            "No lesion found. This model missed (Dice below 0.1) lesion in 2 of 30 held-out images that show it.",
         ),
         ({}, {"missed": {"lesion": [2, 9]}}, MISSED_OWN),
         ({}, {"validation_missed": {"lesion": [2, 9]}}, NOT_FOUND),  # in files of earlier versions
