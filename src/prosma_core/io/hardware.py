@@ -131,7 +131,7 @@ def give_back_memory() -> None:
 
 @contextmanager
 def returning_memory() -> Iterator[None]:
-    """In a ``with`` statement, arrays of 1 MiB and more get memory of their own, which the system has back at once.
+    """In a ``with`` statement, arrays of 3 MiB and more get memory of their own, which the system has back at once.
 
     For arrays that are made and freed in several threads: glibc otherwise keeps for each thread what its largest arrays
     took, chunks of up to 32 MiB. Getting memory anew takes time, so a network is computed outside of it.
@@ -171,7 +171,7 @@ class _Mode:
 
 
 _MODE = _Mode()
-_APART, _REUSED, _KEPT_TOP = 1 << 20, 32 << 20, 64 << 20
+_APART, _REUSED, _KEPT_TOP = 3 << 20, 32 << 20, 64 << 20
 """From how many bytes on glibc takes memory apart, within `returning_memory` and outside, and what it keeps on top."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
