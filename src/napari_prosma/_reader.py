@@ -22,7 +22,7 @@ from napari_prosma.layers.scan import METADATA, OPENED_AS, RANGE
 from napari_prosma.layers.slices import MARKS, Base, Marks, noted_marks, noted_marks_of
 from napari_prosma.layers.source import free_memory
 from napari_prosma.layers.stored import FileArray
-from napari_prosma.layers.zarr_slices import WINDOW, ZarrArray
+from napari_prosma.layers.zarr_slices import WINDOW, ZarrArray, ZarrLevel
 from prosma_core.config.model import COLORS, ClassInfo
 from prosma_core.data.geometry import ImageSpec, Scan
 from prosma_core.data.intensities import COLOR, display_window, finite_range
@@ -132,8 +132,10 @@ def image_layer_data(data: Any, spec: ImageSpec, name: str, path: Path | None) -
 def _zarr_layer(opened: OpenZarr, path: Path) -> LayerData:
     """An Image layer of arrays on disk, which stay as they are."""
     kept = isinstance(path, RemotePath)  # what was shown is not asked for again
-    levels = [ZarrArray(level) if kept or level.nbytes > SMALL else level for level in opened.levels]
-    data = levels if len(levels) > 1 else levels[0]
+    data: Any = [ZarrLevel(level) for level in opened.levels]
+    if len(data) == 1:
+        (level,) = opened.levels
+        data = ZarrArray(level) if kept or level.nbytes > SMALL else level
     rgb = _is_color(opened.spec, opened.levels[0].dtype) and opened.axes.endswith("c")
     data, arguments, kind = _layer(data, opened.spec, opened.axes, rgb, stem(path), path)
     return data, {**arguments, "multiscale": len(opened.levels) > 1}, kind

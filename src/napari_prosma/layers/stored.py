@@ -91,14 +91,10 @@ class PartArray(ABC):
 
     def __getitem__(self, index: Any) -> Any:
         """A part by numbers and slices, or single voxels by arrays of their indices; an array in memory."""
-        index = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in [i if isinstance(i, type(Ellipsis)) else None for i in index]:
-            at = next(n for n, i in enumerate(index) if isinstance(i, type(Ellipsis)))
-            index = (*index[:at], *[slice(None)] * (self.ndim - len(index) + 1), *index[at + 1 :])
-        index = (*index, *[slice(None)] * (self.ndim - len(index)))
-        if len(index) > self.ndim:
-            msg = f"{len(index)} indices are too many for {self.ndim} axes."
-            raise IndexError(msg)
+        return self.values(whole_index(index, self.ndim))
+
+    def values(self, index: tuple[Any, ...]) -> NDArray[Any]:
+        """The same of an index for each axis."""
         if not all(isinstance(i, slice | int | np.integer) for i in index):
             return self._points(index)
         box: list[tuple[int, int]] = [(0, 1)] * self._axes
@@ -154,8 +150,19 @@ class PartArray(ABC):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """All voxels."""
-        found: NDArray[Any] = self[(slice(None),) * self.ndim]
+        found = self.values((slice(None),) * self.ndim)
         return found if dtype is None else found.astype(dtype, copy=False)
+
+
+def whole_index(index: Any, axes: int) -> tuple[Any, ...]:
+    """An index for each axis, as NumPy completes it; raises `IndexError` where there are too many."""
+    index = index if isinstance(index, tuple) else (index,)
+    at = next((n for n, i in enumerate(index) if i is Ellipsis), len(index))
+    given = len(index) - (at < len(index))
+    if given > axes:
+        msg = f"{given} indices are too many for {axes} axes."
+        raise IndexError(msg)
+    return (*index[:at], *[slice(None)] * (axes - given), *index[at + 1 :])
 
 
 class FileArray(PartArray):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import weakref
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_prosma.layers.stored import PartArray
+from napari_prosma.layers.stored import PartArray, whole_index
 from prosma_core.data.geometry import Box, box_shape, box_slices
 from prosma_core.io.file_states import chunks_state
 from prosma_core.io.hardware import returning_memory
@@ -54,10 +54,10 @@ class ZarrArray(PartArray):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, in this process or another, has windows of its own."""
-        return ZarrArray, (self.array, self.order)
+        return type(self), (self.array, self.order)
 
-    def _in_order(self, order: tuple[int | None, ...]) -> ZarrArray:
-        return ZarrArray(self.array, order)
+    def _in_order(self, order: tuple[int | None, ...]) -> Self:
+        return type(self)(self.array, order)
 
     def read(self, box: Box) -> NDArray[Any]:
         """As of `PartArray`."""
@@ -121,6 +121,51 @@ class ZarrArray(PartArray):
             return window, None
         first = nearer // chunk * chunk + nearer % chunk // width * width
         return window, _across(plane, across, (first, min(first + width, nearer // chunk * chunk + chunk, size)))
+
+
+class ZarrLevel(ZarrArray):
+    """A level of a pyramid: napari takes the part in view, of all slices, before it takes one of them."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """As of `PartArray`; a part of all axes is read when it is asked for values."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if len(parts) != self.ndim or not all(isinstance(i, slice) and i.step in {None, 1} for i in parts):
+            return super().__getitem__(index)
+        return Part(self, tuple(range(*i.indices(n)) for i, n in zip(parts, self.shape, strict=True)))
+
+
+class Part:
+    """A part of an array along all axes, which is read when it is asked for values.
+
+    Parameters
+    ----------
+    array : PartArray
+    ranges : tuple of range
+        Indices along each axis.
+    """
+
+    def __init__(self, array: PartArray, ranges: tuple[range, ...]) -> None:
+        self._array, self._ranges = array, ranges
+        self.shape, self.dtype, self.ndim = tuple(map(len, ranges)), array.dtype, len(ranges)
+        self.size = prod(self.shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        """As of `PartArray`."""
+        return self._array.values(self._of_array(whole_index(index, self.ndim)))
+
+    def _of_array(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            _slice(r[i]) if isinstance(i, slice) else np.asarray(r)[i] for i, r in zip(index, self._ranges, strict=True)
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All its voxels."""
+        return np.asarray(self[...], dtype)
+
+
+def _slice(taken: range) -> slice:
+    """The slice that takes these indices."""
+    return slice(taken.start, taken.stop if taken.stop >= 0 else None, taken.step) if taken else slice(0, 0)
 
 
 def _across(plane: Box, axis: int, ends: tuple[int, int]) -> Box:

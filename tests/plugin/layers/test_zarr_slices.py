@@ -18,7 +18,7 @@ from napari.components import ViewerModel
 
 from napari_prosma.layers import zarr_slices
 from napari_prosma.layers.source import source_of
-from napari_prosma.layers.zarr_slices import ZarrArray
+from napari_prosma.layers.zarr_slices import ZarrArray, ZarrLevel
 from prosma_core.data.geometry import Box
 from prosma_core.io.read_ahead import Windows
 
@@ -276,3 +276,40 @@ def test_a_large_zarr_of_the_reader_is_shown_by_windows_and_known_by_its_folder(
     found = source_of(read(layer))
     assert found is not None
     assert found.path == tmp_path / "s.zarr"
+
+
+def test_a_step_through_a_pyramid_reads_slices_of_a_level_not_the_whole_level(counted: Counted, tmp_path: Path) -> None:
+    small = zarr.create_array(str(tmp_path / "small"), shape=(38, 12, 10), chunks=(8, 12, 10), dtype="u2")
+    small[...] = counted.inner[:, ::2, ::2]
+    age(tmp_path)
+    levels = [counted, Counted(small)]
+    viewer = ViewerModel()
+    layer = viewer.add_image([ZarrLevel(level) for level in levels], multiscale=True, contrast_limits=(0, 999))
+    for level in levels:
+        level.read.clear()
+    for z in (3, 20):
+        viewer.dims.set_current_step(0, z)
+        shown = np.asarray(layer._slice.image.raw)
+        (a, b), (c, d) = (layer.corner_pixels[:, axis] + (0, 1) for axis in (1, 2))
+        np.testing.assert_array_equal(shown, levels[layer.data_level].inner[z, a:b, c:d])
+    settled()
+    assert levels[0].read or levels[1].read
+    assert max(b - a for level in levels for (a, b), *_ in level.read) <= 8
+
+
+def test_a_part_of_a_level_gives_the_same_voxels_as_the_array(counted: Counted) -> None:
+    level, data = ZarrLevel(counted), counted.inner[...]
+    part = level[:, 2:20, -8:]
+    assert (part.shape, part.ndim, part.dtype, part.size) == ((38, 18, 8), 3, data.dtype, 38 * 18 * 8)
+    assert counted.read == []
+    of = data[:, 2:20, -8:]
+    for index in (5, -1, (3, 4), (3, slice(1, 9), slice(None, None, 2)), (slice(4, 2, -1),), (Ellipsis, 0), (0, 0, 0)):
+        np.testing.assert_array_equal(part[index], of[index])
+    np.testing.assert_array_equal(
+        part[np.array([1, 2]), np.array([0, 3]), np.array([1, -1])], of[[1, 2], [0, 3], [1, -1]]
+    )
+    np.testing.assert_array_equal(np.asarray(part), of)
+    np.testing.assert_array_equal(np.asarray(level), data)
+    assert isinstance(level[3], np.ndarray)
+    with pytest.raises(IndexError):
+        part[0, 18]
