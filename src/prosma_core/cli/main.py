@@ -33,7 +33,7 @@ from prosma_core.cli.segment import segment
 from prosma_core.cli.train import train
 from prosma_core.errors import NothingDoneError, ProsmaError
 from prosma_core.io.claims import is_disturbing
-from prosma_core.io.hardware import COMPUTING
+from prosma_core.io.hardware import COMPUTING, limit_arenas
 from prosma_core.io.remote import input_path
 from prosma_core.printable import gib, visible
 
@@ -250,6 +250,7 @@ def main() -> None:
     """Run the command line; our own errors become one message and exit code 2."""
     for name, value in COMPUTING.items():
         os.environ.setdefault(name, value)
+    limit_arenas()
     try:
         with _stoppable():
             app(prog_name="prosma")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from prosma_core.inference.prepare import ScanPlan, network_image, plan_scan
 from prosma_core.inference.results import Allocate, Results, Segmentation, StoredArray
 from prosma_core.inference.tiled import Among, TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
-from prosma_core.io.hardware import give_back_memory, returning_memory
+from prosma_core.io.hardware import give_back_memory
 from prosma_core.model.unet import UNet
 from prosma_core.model.weights import model_from
 from prosma_core.printable import counted
@@ -41,7 +40,7 @@ _CHUNK = 64
 
 @dataclass
 class _Work:
-    """One scan under way: `done` of `total` tiles of all its frames are computed; `apart` is how memory is taken."""
+    """One scan under way: `done` of `total` tiles of all its frames are computed."""
 
     config: InferenceConfig
     results: Results
@@ -49,7 +48,6 @@ class _Work:
     tiles: int
     total: int
     preview: bool
-    apart: Callable[[], AbstractContextManager[None]]
     only: frozenset[Box] | None = None
     done: int = 0
     said: bool = False
@@ -219,8 +217,7 @@ class Segmenter:
             yield Working("Reading the scan")
             scan = Scan(in_memory(scan.data), scan.spec)
         preview = preview and not results.stored
-        apart = returning_memory if blocks.by_parts else nullcontext
-        work = _Work(config, results, self.device, len(tiles), plan.frames * blocks.tiles, preview, apart)
+        work = _Work(config, results, self.device, len(tiles), plan.frames * blocks.tiles, preview)
         work.only = None if given is None else given.only
         measured, lacks = ({}, None) if given is None else (dict(given.measured), given.lacks)
         if given is not None and isinstance(results.labels, StoredArray):
@@ -229,8 +226,7 @@ class Segmenter:
             if isinstance(scan.data, LazyArray) and self.header.model.dims < scan.spec.spatial_ndim:
                 scan.data.origin.keep *= 3  # chunks of several slices, which are computed one by one
             every_frame = list(frames(scan, self.header.model.dims, config.slice_axis, plan.region))
-            with work.apart():
-                measured, lacks = yield from self._measured(every_frame, results)
+            measured, lacks = yield from self._measured(every_frame, results)
         self._expect(plan, blocks, measured, work)
         blank = set()
         for column in blocks.columns:
@@ -372,8 +368,7 @@ class Segmenter:
             among.on = None if following is None else following.network[0][0]
             among.box = among.hull(tile, work.config.overlap, block.network)
             try:
-                with work.apart():
-                    image, note = network_image(frame, grid, self.header.preprocess, how, among.box)
+                image, note = network_image(frame, grid, self.header.preprocess, how, among.box)
             except PartUnreadableError as error:
                 if not work.results.stored:
                     raise
@@ -388,8 +383,7 @@ class Segmenter:
             logits = yield from self._logits(image, among, frame, block, work)
             del image
             try:
-                with work.apart():
-                    done = work.results.put(frame, block, logits)
+                done = work.results.put(frame, block, logits)
             except RuntimeError as error:
                 if logits.device.type == "cpu" or not memory_ended(error):
                     raise

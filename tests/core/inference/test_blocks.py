@@ -7,8 +7,7 @@ import os
 import re
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -198,37 +197,6 @@ def test_files_read_by_parts_give_the_labels_of_the_scan_in_memory(
     found = read_image(tmp_path / name.replace("labels", "labels_probabilities")).data
     np.testing.assert_allclose(found, wanted.probabilities.data, atol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
-
-
-@pytest.mark.parametrize("by_parts", [True, False])
-def test_memory_is_returned_at_once_by_parts_but_not_while_the_network_computes(
-    by_parts: bool, make_header: MakeHeader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inside: list[bool] = []
-    seen: set[tuple[str, bool]] = set()
-
-    @contextmanager
-    def noted() -> Iterator[None]:
-        inside.append(True)
-        yield
-        inside.pop()
-
-    def read(box: Box) -> np.ndarray:
-        seen.add(("read", bool(inside)))
-        return scan.data[box_slices(box)]
-
-    def put(*given: Any) -> SlabDone:
-        seen.add(("put", bool(inside)))
-        return given_put(*given)
-
-    given_put, scan = Results.put, scan_of(CASES["odd"][2])
-    monkeypatch.setattr(segment, "returning_memory", noted)
-    monkeypatch.setattr(Results, "put", put)
-    by, disk = segmenter(make_header(3, tile=(8, 8, 8)), 0 if by_parts else None), Disk((4, 8, 8))
-    by.model.register_forward_hook(lambda *_: seen.add(("compute", bool(inside))))
-    lazy = Scan(LazyArray(scan.data.shape, scan.data.dtype, read, (4, 8, 8)), scan.spec)
-    run(by, lazy, InferenceConfig(), allocate=disk.allocate if by_parts else None)
-    assert seen == {("read", by_parts), ("compute", False), ("put", by_parts)}
 
 
 def test_a_small_region_of_a_large_scan_is_one_block_and_the_rest_is_not_read(

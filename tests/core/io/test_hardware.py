@@ -15,6 +15,7 @@ import pytest
 from prosma_core.config.inference import CpuSettings
 from prosma_core.io import atomic
 from prosma_core.io.hardware import (
+    ARENAS,
     cache_folder,
     cpu_name,
     cpu_quota,
@@ -149,6 +150,42 @@ def left_of_freed_arrays(how: str) -> int:
 def test_memory_of_freed_arrays_is_returned_where_it_is_asked_for() -> None:
     assert left_of_freed_arrays("returning") < 16
     assert left_of_freed_arrays("usual") > 40
+
+
+ARENAS_OF_THREADS = """
+import ctypes, os, sys, threading
+from prosma_core.io.hardware import COMPUTING, limit_arenas
+
+os.environ.update(COMPUTING if sys.argv[1] == "limited" else {})
+limit_arenas()
+libc, ready = ctypes.CDLL(None), threading.Barrier(6)
+libc.fopen.restype = ctypes.c_void_p
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+
+def work():
+    ready.wait()
+    kept.append(bytearray(5000))
+    ready.wait()
+
+kept = []
+threads = [threading.Thread(target=work) for _ in range(6)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's")
+def test_threads_share_few_arenas_of_memory(tmp_path: Path) -> None:
+    found = {}
+    for how in ("limited", "usual"):
+        report, plain = tmp_path / how, {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
+        subprocess.run([sys.executable, "-c", ARENAS_OF_THREADS, how, str(report)], check=True, env=plain)
+        found[how] = report.read_text().count("<heap nr=")
+    assert found["limited"] <= ARENAS < found["usual"]
 
 
 REUSING = """
