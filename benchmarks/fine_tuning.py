@@ -45,8 +45,7 @@ from prosma_core.inference.prepare import network_image, plan_scan
 from prosma_core.inference.tiled import wanted_tiles
 from prosma_core.io.bundle import find_model, load_bundle
 from prosma_core.io.dataset_folder import DatasetFolder, open_dataset, read_case
-from prosma_core.model.unet import UNet
-from prosma_core.model.weights import model_from
+from prosma_core.model.unet import UNet, model_from
 from prosma_core.training.cases import PatchSampler, TrainingCase, prepare_case
 from prosma_core.training.optimization import MovingAverage, SegmentationLoss, build_optimizer, learning_rate
 from prosma_core.training.validate import dice_per_class

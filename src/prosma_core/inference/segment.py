@@ -30,8 +30,7 @@ from prosma_core.inference.results import Allocate, Results, Segmentation, Store
 from prosma_core.inference.tiled import Among, TiledPredictor, wanted_tiles
 from prosma_core.io.bundle import load_bundle
 from prosma_core.io.hardware import give_back_memory
-from prosma_core.model.unet import UNet
-from prosma_core.model.weights import model_from
+from prosma_core.model.unet import UNet, model_from
 from prosma_core.printable import counted
 
 _CHUNK = 64

@@ -7,13 +7,15 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prosma_core.config.model import GateKind, ModelConfig
-from prosma_core.errors import ConfigError, GeometryError
+from prosma_core.errors import ConfigError, GeometryError, ModelFileError
 from prosma_core.model.blocks import CONV, TRANSPOSED, ResidualBlock
 from prosma_core.model.encoders import EfficientNetLite0, build_encoder
 from prosma_core.model.gate import SkipGate, build_gate
+from prosma_core.printable import counted
 
 
 class UNetArguments(TypedDict, total=False):
@@ -214,3 +216,27 @@ def build_model(config: ModelConfig, seed: int | None = None) -> UNet:
 def count_parameters(model: nn.Module) -> int:
     """Number of learned values."""
     return sum(p.numel() for p in model.parameters())
+
+
+def model_from(config: ModelConfig, weights: Mapping[str, NDArray[Any]]) -> UNet:
+    """Network with exactly these weights, on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    ModelFileError
+        A weight is missing, unexpected, or of another shape.
+    """
+    with torch.device("meta"):
+        model = UNet(config)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+    if wrong:
+        first = wrong[0]
+        msg = (
+            f"{counted(len(wrong), 'weight does', 'weights do')} not fit the header's network, for example {first}: "
+            f"needed {expected.get(first, 'none')}, given {given.get(first, 'none')}. The file is not usable."
+        )
+        raise ModelFileError(msg)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, assign=True)
+    return model.eval()

@@ -17,8 +17,8 @@ from prosma_core.errors import DivergedError, TrainingError
 from prosma_core.events import Event, StageStarted, Working
 from prosma_core.inference.tiled import TiledPredictor
 from prosma_core.io.bundle import Weights, load_bundle, save_bundle
-from prosma_core.model.unet import UNet
-from prosma_core.model.weights import fitting, model_from
+from prosma_core.model.unet import UNet, model_from
+from prosma_core.model.weights import fitting
 from prosma_core.printable import gib
 from prosma_core.runs.run_folder import RunFolder
 from prosma_core.training.case_logits import predict_case

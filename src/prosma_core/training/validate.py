@@ -25,8 +25,7 @@ from prosma_core.io.notes import NO_INDEPENDENT_LABELS
 from prosma_core.io.raster import gray_values, nearest_pixels, side_by_side, write_picture
 from prosma_core.model.gate_hooks import counting
 from prosma_core.model.light_head import LightHead
-from prosma_core.model.unet import UNet
-from prosma_core.model.weights import model_from
+from prosma_core.model.unet import UNet, model_from
 from prosma_core.printable import TimeLeft, counted
 from prosma_core.training.case_logits import predict_case
 from prosma_core.training.cases import TrainingCase

@@ -24,8 +24,8 @@ from prosma_core.config import ChannelIntensity, ClassInfo, ModelConfig, ModelHe
 from prosma_core.config.model import GateForm
 from prosma_core.errors import ModelFileError
 from prosma_core.io.bundle import find_model, load_bundle, read_header, read_thumbnail, save_bundle, weights_sha256
-from prosma_core.model.unet import build_model
-from prosma_core.model.weights import model_from, weights_of
+from prosma_core.model.unet import build_model, model_from
+from prosma_core.model.weights import weights_of
 
 MakeModel = Callable[..., Path]
 MakeHeader = Callable[..., ModelHeader]

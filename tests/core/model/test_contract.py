@@ -17,8 +17,8 @@ from prosma_core.errors import ConfigError, GeometryError, ModelFileError
 from prosma_core.model.gate import ProximalGate, SkipGate, build_gate
 from prosma_core.model.gate_hooks import GateRecord, counting, recording_gate
 from prosma_core.model.prox import removed_estimate
-from prosma_core.model.unet import UNet, build_model
-from prosma_core.model.weights import model_from, transfer, weights_of
+from prosma_core.model.unet import UNet, build_model, model_from
+from prosma_core.model.weights import transfer, weights_of
 
 GATES = {
     **{form: GateConfig(form=form) for form in get_args(GateForm)},

@@ -15,8 +15,7 @@ from prosma_core.model.gate_hooks import GateRecord, recording_gate
 from prosma_core.model.kernels import cpu
 from prosma_core.model.pretrained import imagenet_weights
 from prosma_core.model.prox import THRESHOLDS
-from prosma_core.model.unet import UNet, build_model
-from prosma_core.model.weights import model_from
+from prosma_core.model.unet import UNet, build_model, model_from
 
 pytestmark = pytest.mark.skipif(not cpu.usable(torch.zeros(1)), reason="the path is for x86 processors with oneDNN")
 
