@@ -101,13 +101,14 @@ def modules_that_run() -> Iterator[set[str]]:
     What earlier tests left is ended before, and no garbage is collected meanwhile: it would run modules of its own.
     """
     found: set[str] = set()
+    seen: list[str] = []
     QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     QCoreApplication.processEvents()
     gc.collect()
 
     def see(frame: Any, event: str, _: Any) -> None:
         if event == "call" and frame.f_code.co_flags & inspect.CO_NEWLOCALS:  # no body of a module or class
-            found.add(frame.f_globals.get("__name__", ""))
+            seen.append(frame.f_globals.get("__name__", ""))
 
     gc.disable()
     threading.setprofile(see)
@@ -118,7 +119,7 @@ def modules_that_run() -> Iterator[set[str]]:
         sys.setprofile(None)
         threading.setprofile(None)  # type: ignore[arg-type]
         gc.enable()
-        found -= {name for name in found if not ours(name)}
+        found |= set(filter(ours, seen.copy()))  # threads that have begun go on telling what they call
 
 
 class Replies(io.BytesIO):
