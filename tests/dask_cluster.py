@@ -16,6 +16,8 @@ from distributed import Client, LocalCluster
 
 PATIENCE = 120.0
 """Seconds for a process to start, on a machine that is busy."""
+JOINED_S = 10.0
+"""For a worker that has started to be in the scheduler's list."""
 
 
 @contextmanager
@@ -54,7 +56,9 @@ def worker(folder: Path, address: str, code: str = "") -> Iterator[subprocess.Po
     with _running("distributed.cli.dask_worker", address, *arguments) as process:
         wait_for(started.exists)
         with Client(address, set_as_default=False, timeout=PATIENCE) as client:  # it joins a moment later
-            wait_for(lambda: name in {each["name"] for each in client.scheduler_info(n_workers=-1)["workers"].values()})
+            until = time.monotonic() + JOINED_S
+            while name not in _names(client) and time.monotonic() < until:
+                time.sleep(0.05)
         yield process
     started.unlink()
 
@@ -67,6 +71,10 @@ def scheduler(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     with _running("distributed.cli.dask_scheduler", *arguments, "--scheduler-file", str(path)) as process:
         wait_for(path.exists)
         yield path, process
+
+
+def _names(client: Client) -> set[str]:
+    return {each["name"] for each in client.scheduler_info(n_workers=-1)["workers"].values()}
 
 
 def wait_for(there: Callable[[], bool]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import warnings
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,6 +247,30 @@ def _open(path: Path, axes: str | None, *, coarser: bool, labels: bool, sparse: 
 _CHUNK = {"t": 1, "c": 1, "z": 64, "y": 256, "x": 256}
 
 
+_LONGEST_WRITE_S = 30.0
+
+
+@contextmanager
+def writes_ended() -> Iterator[None]:
+    """Where writing a zarr fails, wait on leaving for the writes beside it, which zarr does not stop.
+
+    Otherwise one of them makes a folder again that was removed because of the failure.
+    """
+    try:
+        yield
+    except BaseException:
+        from zarr.core.sync import sync
+
+        with suppress(Exception):  # the first error counts
+            sync(_others_ended())
+        raise
+
+
+async def _others_ended() -> None:
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=_LONGEST_WRITE_S)
+
+
 def write_zarr(
     path: Path, data: NDArray[Any], spec: ImageSpec, provenance: dict[str, str], image: LabelImage | None = None
 ) -> None:
@@ -257,10 +283,11 @@ def write_zarr(
         Shape ``spec.shape``, axes ``spec.axes``.
     """
     image = image or plan_label_image(path, spec, provenance)
-    array = create_zarr(path, data.dtype, spec, provenance, image=image)
-    array[...] = data
-    for _ in complete_zarr(path, array, image):
-        pass
+    with writes_ended():
+        array = create_zarr(path, data.dtype, spec, provenance, image=image)
+        array[...] = data
+        for _ in complete_zarr(path, array, image):
+            pass
 
 
 def complete_zarr(path: Path, array: Any, image: LabelImage) -> Iterator[tuple[int, int]]:

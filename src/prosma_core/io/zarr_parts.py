@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prosma_core.data.geometry import ImageSpec
 from prosma_core.io.atomic import make_folder, replace_dir
 from prosma_core.io.images import check_output, warn_of_orientation
-from prosma_core.io.zarr_images import complete_zarr, create_zarr
+from prosma_core.io.zarr_images import complete_zarr, create_zarr, writes_ended
 from prosma_core.io.zarr_labels import image_of, list_label_image, plan_label_image
 
 Part = tuple[tuple[slice, ...], NDArray[Any]]
@@ -59,11 +59,12 @@ def write_parts(
         make_folder(path.parent)
 
     def write(folder: Path) -> None:
-        array = create_zarr(folder, dtype, spec, provenance, chunks, image=image)
-        for index, values in parts:
-            array[index] = values
-        for _ in complete_zarr(folder, array, image):
-            pass
+        with writes_ended():
+            array = create_zarr(folder, dtype, spec, provenance, chunks, image=image)
+            for index, values in parts:
+                array[index] = values
+            for _ in complete_zarr(folder, array, image):
+                pass
 
     replace_dir(path, write)
     list_label_image(path)

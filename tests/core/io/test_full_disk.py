@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.writers import MORE, WRITERS
+from zarr.storage import LocalStore
 
 from prosma_core.errors import ProsmaError
 
@@ -50,3 +55,23 @@ def test_a_save_to_a_full_disk(kind: str, small_disk: Any, monkeypatch: pytest.M
     save(now + 2)
     assert found() == now + 2
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == names
+
+
+def test_a_write_that_goes_on_beside_one_that_failed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, late = LocalStore.set, list[str]()
+
+    async def one_fails(store: LocalStore, key: str, value: Any) -> None:
+        if key.endswith(".zattrs"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        await asyncio.sleep(0.3)
+        late.append(key)
+        await put(store, key, value)
+
+    monkeypatch.setattr(LocalStore, "set", one_fails)
+    save, _ = WRITERS["zarr 2"](tmp_path)
+    assert "No space left on device" in (refused(save, 1) or "")
+    time.sleep(0.5)
+    assert late
+    assert list(tmp_path.iterdir()) == []

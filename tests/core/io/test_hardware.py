@@ -140,9 +140,15 @@ print((psutil.Process().memory_info().rss - before) >> 20)
 """
 
 
+def with_usual_arenas() -> dict[str, str]:
+    """The environment without what a command that ran in this process has set."""
+    return {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+
+
 def left_of_freed_arrays(how: str) -> int:
     """MiB that a process holds after four threads have made and freed arrays of 20 MiB."""
-    done = subprocess.run([sys.executable, "-c", MANY_THREADS, how], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", MANY_THREADS, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=with_usual_arenas())
     return int(done.stdout)
 
 
@@ -182,8 +188,9 @@ libc.fclose(file)
 def test_threads_share_few_arenas_of_memory(tmp_path: Path) -> None:
     found = {}
     for how in ("limited", "usual"):
-        report, plain = tmp_path / how, {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
-        subprocess.run([sys.executable, "-c", ARENAS_OF_THREADS, how, str(report)], check=True, env=plain)
+        report = tmp_path / how
+        command = [sys.executable, "-c", ARENAS_OF_THREADS, how, str(report)]
+        subprocess.run(command, check=True, env=with_usual_arenas())
         found[how] = report.read_text().count("<heap nr=")
     assert found["limited"] <= ARENAS < found["usual"]
 

@@ -298,7 +298,7 @@ def bad_rows() -> tuple[PairRow, ...]:
         (
             lambda: choices(row(units="km"), start=entry("hippocampus-mri")),
             "start",
-            "voxel size in the file is wrong",
+            "voxel size or unit of the scan is wrong",
         ),
         (lambda: choices(epochs=0), "budget", "Epochs: must be at least 1 (given: 0)."),
         (lambda: choices(minutes=-1.0), "budget", "Minutes: must be more than 0 (given: -1.0)."),
