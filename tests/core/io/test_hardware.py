@@ -141,8 +141,8 @@ print((psutil.Process().memory_info().rss - before) >> 20)
 
 
 def with_usual_arenas() -> dict[str, str]:
-    """The environment without what a command that ran in this process has set."""
-    return {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    """The environment without what commands and Dask, which ran in this process, have set."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
 
 
 def left_of_freed_arrays(how: str) -> int:
