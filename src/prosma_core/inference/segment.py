@@ -56,7 +56,7 @@ class _Work:
     expected: dict[tuple[int, Box], Tiles] = field(default_factory=dict)
 
     def expect(self, number: int, box: Box, tiles: Tiles) -> None:
-        """Take the tiles of a block of a frame, as far as they are known before it is begun."""
+        """Count the tiles that a block of a frame is expected to have, before it is begun."""
         self.expected[number, box] = tiles
         self.effort.left = self.effort.left.plus(tiles)
 
